@@ -20,6 +20,7 @@ BUILT_IN = (
     "sllm.builtin.sources",
     "sllm.builtin.devices",
     "sllm.builtin.estimators",
+    "sllm.builtin.observers",
     "sllm.builtin.commands",
 )
 
@@ -39,7 +40,9 @@ def manager() -> pluggy.PluginManager:
         try:
             plugins.register(entry.load(), entry.name)
         except Exception:
-            logger.exception("plugin %r (%s) could not be loaded; going on without it", entry.name, entry.value)
+            logger.exception(
+                "plugin %r (%s) could not be loaded; going on without it", entry.name, entry.value
+            )
     plugins.check_pending()
     return plugins
 

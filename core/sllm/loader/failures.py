@@ -1,0 +1,65 @@
+"""What the native loader raises, told in the project's own errors."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from sllm import _native
+from sllm.checkpoint.base import DataFile
+from sllm.errors import (
+    ChecksumError,
+    CorruptCheckpointError,
+    LoadCancelledError,
+    LoadError,
+    SllmError,
+)
+
+_HINTS = {
+    errno.EACCES: "check the file's permissions",
+    errno.ENOENT: "the file vanished while it was being read; is somebody replacing the model?",
+    errno.ESTALE: "the file changed while it was being read; load it again once it is complete",
+    errno.EIO: "the disk failed or the file is shorter than it was; check the kernel log and "
+    "`sllm verify`",
+    errno.ENOMEM: "free memory, or load fewer models at once",
+    errno.EINVAL: "leave the load method at its default, `auto`",
+}
+
+
+def _checksum_error(error: _native.ChecksumMismatch, files: Mapping[str, DataFile]) -> SllmError:
+    path, chunk, offset, expected, actual = error.args
+    file = files.get(path)
+    tensors: list[str] = []
+    if file is not None and file.checksums is not None:
+        end = offset + file.checksums.chunk_size
+        tensors = [t.name for t in file.tensors if t.offset < end and t.end > offset]
+    return ChecksumError(
+        f"chunk {chunk} has CRC32C {actual:#010x}, the manifest says {expected:#010x}",
+        path=path,
+        tensor=", ".join(tensors[:3]) or None,
+        offset=offset,
+        hint="the file is damaged: convert the model again or restore it from its source",
+    )
+
+
+@contextmanager
+def translated(files: Mapping[str, DataFile]) -> Iterator[None]:
+    """Turn native exceptions into `sllm.errors`; `files` maps paths to what lies there."""
+    try:
+        yield
+    except _native.ChecksumMismatch as error:
+        raise _checksum_error(error, files) from None
+    except _native.Cancelled:
+        raise LoadCancelledError("the load was cancelled") from None
+    except MemoryError as error:
+        raise LoadError(
+            f"not enough memory: {error}", hint="free memory, or load fewer models at once"
+        ) from None
+    except OSError as error:
+        kind = CorruptCheckpointError if error.errno == errno.ESTALE else LoadError
+        raise kind(
+            f"cannot read: {error.strerror or error}",
+            path=error.filename,
+            hint=_HINTS.get(error.errno or 0),
+        ) from error

@@ -1,0 +1,91 @@
+"""Bytes in a region become tensors. torch is imported by whoever calls, never by this module's import."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from sllm.checkpoint.base import TensorInfo, View
+from sllm.errors import UnsupportedFormatError
+
+if TYPE_CHECKING:
+    import torch
+
+# safetensors names whose torch name differs by more than spelling; the rest are in `_PLAIN`.
+_PLAIN = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "I64": "int64",
+    "U64": "uint64",
+    "F64": "float64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F4": "float4_e2m1fn_x2",
+}
+
+
+@cache
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a safetensors dtype name.
+
+    Raises:
+        UnsupportedFormatError: this PyTorch has no such dtype.
+    """
+    import torch
+
+    dtype = getattr(torch, _PLAIN.get(name, ""), None)
+    if not isinstance(dtype, torch.dtype):
+        raise UnsupportedFormatError(
+            f"PyTorch {torch.__version__} has no dtype for {name}",
+            hint="read its bytes with `sllm.open(path).raw(name)`, or use a newer PyTorch",
+        )
+    return dtype
+
+
+def _torch_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """torch packs two 4-bit floats into one element of the last dimension."""
+    if dtype == "F4" and shape:
+        return (*shape[:-1], shape[-1] // 2)
+    return shape
+
+
+def carve(data: torch.Tensor, info: TensorInfo, start: int) -> torch.Tensor:
+    """The tensor `info` out of a file's bytes, without a copy where its alignment allows.
+
+    Args:
+        data: uint8, shape (n,); ``data[0]`` is byte `start` of the file.
+        info: where the tensor lies in the file.
+        start: file offset of ``data[0]``.
+    """
+    import torch
+
+    dtype = torch_dtype(info.dtype)
+    shape = _torch_shape(info.dtype, info.shape)
+    if info.nbytes == 0:
+        return torch.empty(shape, dtype=dtype, device=data.device)
+    raw = data[info.offset - start : info.end - start]
+    # safetensors promises no alignment; torch reads only aligned elements.
+    if raw.data_ptr() % dtype.itemsize or raw.storage_offset() % dtype.itemsize:
+        raw = raw.clone()
+    return raw.view(dtype).view(shape)
+
+
+def look(base: torch.Tensor, view: View) -> torch.Tensor:
+    """The tensor `view` describes, sharing `base`'s storage."""
+    dtype = torch_dtype(view.dtype)
+    flat = base.reshape(-1) if base.dim() == 0 else base.flatten()
+    if flat.dtype != dtype:
+        flat = flat.view(dtype)
+    return flat.as_strided(view.shape, view.stride, flat.storage_offset() + view.storage_offset)
