@@ -1,4 +1,7 @@
-"""Every hook of sllm. Implement one with `sllm.hookimpl`, register through the entry-point group `sllm`."""
+"""Every hook of sllm.
+
+Implement one with `sllm.hookimpl`; register through the entry-point group `sllm`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def sllm_engines() -> Iterable[Engine]:  # type: ignore[empty-body]
 
 @hookspec
 def sllm_load_finished(record: LoadRecord) -> None:
-    """Called after every load, failed ones too, with what it did; errors raised here are logged and ignored."""
+    """Called after every load, failed ones too, with what it did; what it raises is logged."""
 
 
 @hookspec

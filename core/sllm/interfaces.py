@@ -1,4 +1,4 @@
-"""The seams that plugins implement. Everything here is a Protocol or plain data, and import-light."""
+"""The seams that plugins implement: protocols and plain data, cheap to import."""
 
 from __future__ import annotations
 
@@ -152,7 +152,10 @@ class Estimate:
 
 @runtime_checkable
 class Estimator(Protocol):
-    """Learns from what happened, predicts what will. Kinds: ``load`` (nbytes, tier), ``start`` (engine, model)."""
+    """Learns from what happened, predicts what will.
+
+    Kinds and their features: ``load`` (nbytes, tier), ``start`` (engine, model, nbytes).
+    """
 
     name: str
 

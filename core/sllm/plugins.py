@@ -1,4 +1,4 @@
-"""The plugin manager: built-ins first, then whatever is installed under the entry-point group `sllm`."""
+"""The plugin manager: built-ins first, then what is installed in the entry-point group `sllm`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def each(hook: str) -> Iterator[Any]:
 
 
 def named(hook: str, name: str) -> Any:
-    """The one contribution called `name`; the last registered wins, so plugins can replace built-ins.
+    """The one contribution called `name`; the last registered wins and can replace a built-in.
 
     Raises:
         OptionError: there is none; the message lists those there are.

@@ -19,7 +19,7 @@ buffered  threads with pread through the page cache
 """
 
 Verify = Literal["auto", "always", "never"]
-"""When chunk checksums are checked. `auto`: while bytes are copied anyway, never in an extra pass."""
+"""When chunk checksums are compared; `auto`: while bytes are copied, never in an extra pass."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) now and then, from the thread that waits for the load."""

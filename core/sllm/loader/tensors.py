@@ -1,4 +1,4 @@
-"""Bytes in a region become tensors. torch is imported by whoever calls, never by this module's import."""
+"""Bytes in a region become tensors. Importing this module does not import torch."""
 
 from __future__ import annotations
 
