@@ -18,17 +18,16 @@ if needs_header liburing.h || needs_header gtest/gtest.h; then
 fi
 
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-PIP="$VENV/bin/python -m pip"
+pip() { quiet "$VENV/bin/python" -m pip "$@"; }
 quiet() { "$@" 2> >(grep -v '^WARNING: Location' >&2); }
 
-quiet $PIP install -q packaging "scikit-build-core>=1.0" "nanobind>=2.9"
+pip install -q packaging "scikit-build-core>=1.0" "nanobind>=2.9"
 # Without a GPU the CPU build of PyTorch is right, and must be there before anything asks for torch.
 if ! command -v nvidia-smi >/dev/null; then
-    quiet $PIP install -q ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch==2.13.0
+    pip install -q ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch==2.13.0
 fi
-quiet $VENV/bin/python tools/install_vllm.py
-$PIP uninstall -qy triton 2>/dev/null || true
-quiet $PIP install -q --no-build-isolation -e '.[transformers,router]' accelerate peft
-quiet $PIP install -q --requirement tools/requirements-dev.txt
+quiet "$VENV/bin/python" tools/install_vllm.py
+pip install -q --no-build-isolation -e '.[transformers,router]' accelerate peft
+pip install -q --requirement tools/requirements-dev.txt
 # A first start otherwise spends a minute compiling bytecode. (Some files of torch need a newer Python.)
 "$VENV/bin/python" -m compileall -q -j 0 "$VENV/lib" >/dev/null || true
