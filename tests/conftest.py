@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,56 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from samples import DTYPES, random_tensor
 
 from sllm.hookspecs import hookimpl
 from sllm.loader.base import LoadRecord
 from sllm.plugins import manager
-
-DTYPES = [
-    torch.bool,
-    torch.uint8,
-    torch.int8,
-    torch.int16,
-    torch.uint16,
-    torch.float16,
-    torch.bfloat16,
-    torch.int32,
-    torch.uint32,
-    torch.float32,
-    torch.int64,
-    torch.uint64,
-    torch.float64,
-    torch.complex64,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-    torch.float8_e4m3fnuz,
-    torch.float8_e5m2fnuz,
-]
-
-
-def random_tensor(dtype: torch.dtype, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    """Random bits of that dtype, NaNs and all (booleans are 0 or 1)."""
-    generator = torch.Generator().manual_seed(seed)
-    count = 1
-    for extent in shape:
-        count *= extent
-    high = 2 if dtype is torch.bool else 256
-    raw = torch.randint(0, high, (count * dtype.itemsize,), dtype=torch.uint8, generator=generator)
-    return raw.view(dtype).view(shape) if count else torch.empty(shape, dtype=dtype)
-
-
-def bits(tensor: torch.Tensor) -> bytes:
-    """The tensor's bytes, so that NaNs compare too."""
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    """Same names, dtypes, shapes and bits."""
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert ours[name].dtype == tensor.dtype, name
-        assert ours[name].shape == tensor.shape, name
-        assert bits(ours[name]) == bits(tensor), name
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +33,6 @@ def every_dtype(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weight_map = {
         tensor: name for name, tensors in zip(names, shards, strict=True) for tensor in tensors
     }
-    import json
-
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     return directory
@@ -103,7 +56,7 @@ def records() -> Iterator[list[LoadRecord]]:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """No file descriptor and no thread outlives a test that asked for none."""
+    """No thread of ours outlives a test that asked for none."""
     yield
     for thread in threading.enumerate():
         assert not thread.name.startswith("sllm-"), f"{thread} is still running"
@@ -113,7 +66,7 @@ def nothing_left() -> Iterator[None]:
 def no_shared_memory_left() -> Iterator[None]:
     """The test run leaves nothing of ours in shared memory."""
     folder = Path("/dev/shm")
-    before = set(os.listdir(folder)) if folder.is_dir() else set()
+    before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     yield
     if folder.is_dir():
-        assert not [n for n in set(os.listdir(folder)) - before if "sllm" in n]
+        assert not [n for n in {path.name for path in folder.iterdir()} - before if "sllm" in n]

@@ -1,4 +1,4 @@
-"""Hooks are documented, typed, and implemented by the built-ins through the same door as anybody's."""
+"""Hooks are documented and typed, and the built-ins come through the same door as anybody's."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_commands_come_from_plugins() -> None:
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(OptionError, match="available: .*cpu"):
+    with pytest.raises(OptionError, match=r"available: .*cpu"):
         named("sllm_devices", "abacus")
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_same, bits
 from safetensors.torch import load_file, save_file
+from samples import assert_same, bits
 
 import sllm
 from sllm import _native

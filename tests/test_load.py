@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_same, bits, random_tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from samples import assert_same, bits, random_tensor
 
 import sllm
 from sllm import _native

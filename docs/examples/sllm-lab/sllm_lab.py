@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
+
 import sllm
 from sllm.errors import CheckpointNotFoundError
 from sllm.interfaces import Source
