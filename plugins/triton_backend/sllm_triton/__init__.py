@@ -1,0 +1,1 @@
+"""NVIDIA Triton Inference Server. So far only its place among the hooks."""
