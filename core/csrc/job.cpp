@@ -1,0 +1,279 @@
+#include "job.hpp"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "error.hpp"
+#include "worker.hpp"
+
+namespace sllm {
+namespace {
+
+// Defaults, measured; see README.md beside this file.
+constexpr uint64_t kBlockSize = uint64_t{4} << 20;
+constexpr unsigned kQueueDepth = 16;
+constexpr unsigned kThreads = 4;
+
+// Files the coordinator opens before their turn: enough to hide opening and mapping, few enough
+// for a hundred shards to stay clear of the limit on open files.
+constexpr size_t kOpenAhead = 8;
+
+JobOptions Resolve(JobOptions options) {
+  if (options.block_size == 0) options.block_size = kBlockSize;
+  if (options.queue_depth == 0) options.queue_depth = kQueueDepth;
+  if (options.threads == 0) options.threads = kThreads;
+  return options;
+}
+
+void NameThread(const char* name) { pthread_setname_np(pthread_self(), name); }
+
+}  // namespace
+
+Job::Job(std::vector<FileRequest> requests, JobOptions options)
+    : options_(Resolve(std::move(options))) {
+  tasks_.reserve(requests.size());
+  for (FileRequest& request : requests) {
+    tasks_.push_back(std::make_unique<FileTask>(std::move(request), options_.block_size));
+    for (const Block& block : tasks_.back()->blocks) total_bytes_ += block.length;
+  }
+}
+
+Job::~Job() {
+  if (owner_ != 0 && owner_ != getpid()) {
+    // Forked: the threads live in the parent, and the mutex may have been held by one of them.
+    for (std::thread& thread : threads_) thread.detach();
+    return;
+  }
+  Cancel();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Job::Start() {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (started_) throw std::logic_error("the job was started already");
+    started_ = true;
+    start_ = Clock::now();
+    owner_ = getpid();
+  }
+  try {
+    threads_.emplace_back([this] {
+      NameThread("sllm-open");
+      Coordinate();
+    });
+    const unsigned depth = (options_.queue_depth + options_.threads - 1) / options_.threads;
+    for (unsigned i = 0; i < options_.threads; ++i) {
+      threads_.emplace_back([this, depth] {
+        NameThread("sllm-read");
+        Worker(this, depth).Run();
+      });
+    }
+  } catch (...) {
+    // With one reader fewer the job still works; without any it does not.
+    if (threads_.size() < 2) Fail(std::current_exception());
+  }
+}
+
+double Job::Now() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+FileTask& Job::At(size_t file) const {
+  if (file >= tasks_.size()) {
+    throw std::out_of_range("file " + std::to_string(file) + " of a job of " +
+                            std::to_string(tasks_.size()));
+  }
+  return *tasks_[file];
+}
+
+void Job::CheckStarted() const {
+  if (!started_) throw std::logic_error("the job was not started");
+}
+
+bool Job::AwaitTurn(size_t file) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] {
+    if (stopping()) return true;
+    const size_t limit = options_.prefetch_files;
+    return (limit == 0 || file < released_ + limit) && file < finished_ + kOpenAhead;
+  });
+  return !stopping();
+}
+
+void Job::Publish(FileTask* task) {
+  const std::scoped_lock lock(mutex_);
+  task->prepared = true;
+  ++published_;
+  if (published_ == tasks_.size()) all_published_ = true;
+  if (!task->blocks.empty()) ready_.push_back(task);
+  has_work_.notify_all();
+  changed_.notify_all();
+}
+
+void Job::Coordinate() {
+  try {
+    int ring_error = 0;
+    if (options_.env->NewRing(1, &ring_error) == nullptr) ring_error_ = ring_error;
+    for (size_t file = 0; file < tasks_.size(); ++file) {
+      if (!AwaitTurn(file)) return;
+      FileTask* const task = tasks_[file].get();
+      task->started = Now();
+      task->Prepare({options_.env, options_.pool.get(), options_.huge_pages, ring_error_});
+      Publish(task);
+      if (task->blocks.empty()) FinishFile(task);
+    }
+  } catch (...) {
+    Fail(std::current_exception());
+  }
+}
+
+std::optional<Job::Assignment> Job::Take(bool wait) {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (stopping()) return std::nullopt;
+    if (!ready_.empty()) {
+      FileTask* const task = ready_.front();
+      const size_t block = task->next_block++;
+      if (task->next_block == task->blocks.size()) ready_.pop_front();
+      return Assignment{task, block};
+    }
+    if (!wait || published_ == tasks_.size()) return std::nullopt;
+    has_work_.wait(lock);
+  }
+}
+
+void Job::BlockRead(FileTask* task, size_t block) {
+  bool last = false;
+  {
+    const std::scoped_lock lock(mutex_);
+    task->block_done[block] = true;
+    done_bytes_ += task->blocks[block].length;
+    last = ++task->blocks_done == task->blocks.size();
+    if (!last) changed_.notify_all();
+  }
+  if (last) FinishFile(task);
+}
+
+void Job::FinishFile(FileTask* task) {
+  task->CheckSize();
+  task->cached.reset();
+  task->choice.direct.reset();
+  std::shared_ptr<Region> unneeded;
+  const std::scoped_lock lock(mutex_);
+  task->finished = true;
+  task->finished_at = Now();
+  if (task->released) unneeded.swap(task->region);
+  ++finished_;
+  changed_.notify_all();
+}
+
+void Job::Fail(std::exception_ptr error) {
+  const std::scoped_lock lock(mutex_);
+  if (finished_ == tasks_.size()) return;
+  if (!error_) error_ = std::move(error);
+  stop_.store(true, std::memory_order_relaxed);
+  has_work_.notify_all();
+  changed_.notify_all();
+}
+
+void Job::Cancel() { Fail(std::make_exception_ptr(CancelledError())); }
+
+bool Job::Wait(Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  CheckStarted();
+  const bool ended = changed_.wait_until(
+      lock, deadline, [&] { return error_ != nullptr || finished_ == tasks_.size(); });
+  if (error_) std::rethrow_exception(error_);
+  return ended;
+}
+
+bool Job::WaitRegion(size_t file, Deadline deadline, std::shared_ptr<Region>* region) {
+  FileTask& task = At(file);
+  std::unique_lock lock(mutex_);
+  CheckStarted();
+  const bool ended =
+      changed_.wait_until(lock, deadline, [&] { return error_ != nullptr || task.prepared; });
+  if (!ended) return false;
+  if (!task.prepared) std::rethrow_exception(error_);
+  if (!task.region) {
+    throw std::logic_error("the region of file " + std::to_string(file) + " was released");
+  }
+  *region = task.region;
+  return true;
+}
+
+bool Job::WaitRange(size_t file, uint64_t begin, uint64_t end, Deadline deadline) {
+  FileTask& task = At(file);
+  if (begin > end || end > task.request.expected_size) {
+    throw std::invalid_argument("range " + std::to_string(begin) + ".." + std::to_string(end) +
+                                " is not within the file's " +
+                                std::to_string(task.request.expected_size) + " bytes");
+  }
+  const size_t first = FirstBlockAfter(task.blocks, begin);
+  const auto there = [&] {
+    if (!task.prepared) return false;
+    for (size_t i = first; i < task.blocks.size() && task.blocks[i].offset < end; ++i) {
+      if (!task.block_done[i]) return false;
+    }
+    return true;
+  };
+  std::unique_lock lock(mutex_);
+  CheckStarted();
+  changed_.wait_until(lock, deadline, [&] { return error_ != nullptr || there(); });
+  if (!there()) {
+    if (error_) std::rethrow_exception(error_);
+    return false;
+  }
+  // Mapped bytes are there without having been asked for; others would be garbage.
+  const bool map = task.choice.method == Method::kMap;
+  if (!map && !Covers(task.blocks, begin, end)) {
+    throw std::invalid_argument("range " + std::to_string(begin) + ".." + std::to_string(end) +
+                                " is not within the extents asked for");
+  }
+  return true;
+}
+
+void Job::Release(size_t file) {
+  FileTask& task = At(file);
+  std::shared_ptr<Region> unneeded;  // freed after the lock: unmapping is slow
+  const std::scoped_lock lock(mutex_);
+  if (task.released) return;
+  task.released = true;
+  ++released_;
+  if (task.finished) unneeded.swap(task.region);
+  changed_.notify_all();
+}
+
+std::pair<uint64_t, uint64_t> Job::Progress() const {
+  const std::scoped_lock lock(mutex_);
+  return {done_bytes_, total_bytes_};
+}
+
+std::vector<FileStats> Job::Stats() const {
+  const std::scoped_lock lock(mutex_);
+  std::vector<FileStats> all;
+  all.reserve(tasks_.size());
+  for (const auto& task : tasks_) {
+    FileStats stats;
+    if (task->prepared) {
+      stats.method = MethodName(task->choice.method);
+      stats.reason = task->choice.reason;
+      stats.resident = task->choice.resident;
+      stats.started = task->started;
+      stats.finished = task->finished_at;
+      for (size_t i = 0; i < task->blocks.size(); ++i) {
+        if (task->block_done[i]) stats.nbytes += task->blocks[i].length;
+      }
+      stats.allocate_seconds = task->allocate_clock.seconds();
+      stats.read_seconds = task->read_clock.seconds();
+      stats.verify_seconds = task->verify_clock.seconds();
+      stats.verified = task->finished && task->sums && task->sums->complete();
+    }
+    all.push_back(std::move(stats));
+  }
+  return all;
+}
+
+}  // namespace sllm
