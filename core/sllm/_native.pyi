@@ -38,8 +38,6 @@ class FileRequest:
     extents are undefined for anonymous regions).
     expected_size: the file must have just this size, else ShortRead/size error (OSError EIO text).
     chunk_size, crc32c: per-chunk checksums of the whole file; compared for chunks read in full.
-    verify: "auto" compares while bytes are copied anyway (not for method map), "always" for map
-    too (in an extra pass over the mapping), "never" not at all. Without crc32c nothing is compared.
     into: read into this region (>= the file's size rounded up to 4096) instead of allocating.
     """
 
@@ -52,7 +50,7 @@ class FileRequest:
         method: str = "auto",
         chunk_size: int = 0,
         crc32c: Sequence[int] = (),
-        verify: str = "auto",
+        verify: bool = False,
         into: Region | None = None,
     ) -> None: ...
 

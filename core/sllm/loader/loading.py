@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     import torch
 
 
+def _compares(plan: FilePlan, options: LoadOptions) -> bool:
+    """Whether checksums are compared: with `auto` not where it would take a pass of its own."""
+    if options.verify != "auto":
+        return options.verify == "always"
+    return options.method != "map" and _native.residency(str(plan.file.path)) < 0.5
+
+
 def _request(plan: FilePlan, options: LoadOptions) -> _native.FileRequest:
     sums = None if options.verify == "never" else plan.file.checksums
     return _native.FileRequest(
@@ -31,7 +38,7 @@ def _request(plan: FilePlan, options: LoadOptions) -> _native.FileRequest:
         method=options.method,
         chunk_size=sums.chunk_size if sums else 0,
         crc32c=sums.crc32c if sums else (),
-        verify=options.verify if sums else "never",
+        verify=_compares(plan, options),
     )
 
 
