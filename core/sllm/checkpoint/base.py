@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+STORAGE_PREFIX = "sllm.storage."
+"""Names of stored tensors that are no tensor of the model but the memory that some views share."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
@@ -37,9 +40,12 @@ class TensorInfo:
 class View:
     """A tensor that shares another's storage (tied weights, transposes, slices).
 
+    Elements are torch's: of F4, which torch packs, pairs of one byte each.
+
     Attributes:
         base: name of the stored tensor whose bytes it looks at.
-        dtype, shape: of the view.
+        dtype: safetensors dtype name; it may differ from the base's.
+        shape: dimensions.
         stride: in elements of `dtype`.
         storage_offset: in elements of `dtype`, from the start of `base`.
     """
@@ -112,5 +118,6 @@ class Checkpoint:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every tensor a caller can ask for: the stored ones, then the views."""
-        return (*self.tensors, *self.views)
+        """The model's tensors: the stored ones, then the views; not memory that only views use."""
+        stored = (name for name in self.tensors if not name.startswith(STORAGE_PREFIX))
+        return (*stored, *self.views) if self.views else tuple(self.tensors)
