@@ -1,0 +1,1 @@
+"""The router: one OpenAI-compatible endpoint that starts engines on demand. Import-light."""

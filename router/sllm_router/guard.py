@@ -1,0 +1,193 @@
+"""Runs one engine and makes sure that nothing of it outlives the router.
+
+A script of its own (`python -I -S guard.py ...`), because nobody else can do this job: when the
+router is killed outright it cannot stop its children, a parent-death signal reaches only the
+direct child, and engines such as vLLM are trees of processes that stay behind as orphans.
+
+The guard is the leader of a session of its own and the reaper of every orphan below it
+(PR_SET_CHILD_SUBREAPER), so no descendant gets out of its sight, whatever group or session it
+moves to. Its standard input is a pipe held by the router:
+
+    a number and a newline  stop: SIGTERM to the engine, so many seconds of grace, then SIGKILL
+    end of file             the router is gone: stop with the default grace, remove the directory
+
+It ends when the last descendant has ended, with the engine's exit status (128 + n for signal n).
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+STRAGGLER_SECONDS = 3.0
+"""For what remains after the engine's main process has ended, e.g. to unlink shared memory."""
+
+
+class Guard:
+    """One engine's process tree."""
+
+    def __init__(self, argv: list[str], grace: float, orphan_directory: Path | None) -> None:
+        self._grace = grace
+        self._orphan_directory = orphan_directory
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._wake, wake_write = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._asked_to_stop = False
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_stop_signal)
+        self._status: int | None = None
+        self._orphaned = False
+        self._stdin_open = True
+        # Held so that its destructor does not reap behind our back.
+        self._child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, preexec_fn=self._before_exec, close_fds=True
+        )
+        self._pid = self._child.pid
+
+    def _before_exec(self) -> None:
+        """In the engine, before exec: a process group of its own; dies if the guard is killed."""
+        os.setpgid(0, 0)
+        self._libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+    def _on_stop_signal(self, *_: object) -> None:
+        self._asked_to_stop = True
+
+    def run(self) -> int:
+        """Until nothing is left; the exit status for the guard."""
+        deadline: float | None = None
+        while self._reap() and self._status is None:
+            grace = self._wait(deadline)
+            if self._asked_to_stop and grace is None:
+                grace = self._grace
+            self._asked_to_stop = False
+            if grace is not None:
+                self._signal_engine(signal.SIGTERM)
+                asked = time.monotonic() + grace
+                deadline = asked if deadline is None else min(deadline, asked)
+            if deadline is not None and time.monotonic() >= deadline:
+                self._signal_engine(signal.SIGKILL)
+                deadline = None
+                break
+        self._end_stragglers()
+        if not self._orphaned and self._stdin_open:
+            self._wait(time.monotonic())  # the router may have died in the meantime
+        if self._orphaned and self._orphan_directory is not None:
+            shutil.rmtree(self._orphan_directory, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._orphan_directory.parent.rmdir()  # only when the last one is gone
+        return self._status if self._status is not None else 1
+
+    def _wait(self, deadline: float | None) -> float | None:
+        """Sleep until something happens; the grace in seconds when asked to stop."""
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        files = [self._wake, *([0] if self._stdin_open else [])]
+        ready, _, _ = select.select(files, [], [], timeout)
+        if self._wake in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake, 4096)
+        if 0 not in ready:
+            return None
+        command = os.read(0, 4096)
+        if not command:
+            self._stdin_open = False
+            self._orphaned = True
+            return self._grace
+        try:
+            return max(0.0, float(command.split()[-1]))
+        except (ValueError, IndexError):
+            return self._grace
+
+    def _reap(self) -> bool:
+        """Collect every ended child; False when there is none left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self._pid:
+                code = os.waitstatus_to_exitcode(status)
+                self._status = code if code >= 0 else 128 - code
+                self._child.returncode = self._status
+
+    def _signal_engine(self, number: signal.Signals) -> None:
+        """SIGTERM to the main process, which knows how to end its own; SIGKILL to its group."""
+        with contextlib.suppress(ProcessLookupError):
+            if number == signal.SIGKILL:
+                os.killpg(self._pid, number)
+            elif self._status is None:
+                os.kill(self._pid, number)
+
+    def _end_stragglers(self) -> None:
+        """The main process is gone: let the rest end, then end it."""
+        for pid in self._children():
+            self._kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STRAGGLER_SECONDS
+        while self._reap() and time.monotonic() < deadline:
+            self._wait(deadline)
+        # Orphans become our children as their parents die, so this reaches every generation.
+        while self._reap():
+            for pid in self._children():
+                self._kill(pid, signal.SIGKILL)
+            self._wait(time.monotonic() + 0.05)
+
+    @staticmethod
+    def _kill(pid: int, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+    @staticmethod
+    def _children() -> Iterator[int]:
+        own = os.getpid()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and parent_of(entry) == own:
+                yield int(entry.name)
+
+
+def parent_of(process: Path) -> int | None:
+    """The parent's pid of a ``/proc/<pid>`` directory; None when the process has gone."""
+    try:
+        stat = (process / "stat").read_text()
+    except OSError:
+        return None
+    # The command name, in parentheses, may hold anything.
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def main() -> int:
+    """Parse the command line and guard."""
+    parser = argparse.ArgumentParser(description="guards one engine process tree")
+    parser.add_argument("--grace", type=float, required=True)
+    parser.add_argument("--orphan-directory", type=Path)
+    parser.add_argument("argv", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    argv = options.argv[1:] if options.argv[:1] == ["--"] else options.argv
+    try:
+        guard = Guard(argv, options.grace, options.orphan_directory)
+    except OSError as error:
+        print(f"cannot run {argv[0]}: {error}", file=sys.stderr)
+        return 127
+    return guard.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
