@@ -1,0 +1,1 @@
+"""A small OpenAI-compatible server around one model: ``python -m sllm_transformers.server``."""
