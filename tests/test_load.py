@@ -241,11 +241,18 @@ def test_progress_ends_at_the_total(every_dtype: Path) -> None:
 
 
 def test_leaving_early_cancels(every_dtype: Path, records: list[LoadRecord]) -> None:
-    with sllm.stream(every_dtype) as loading:
+    with sllm.stream(every_dtype, prefetch_files=1) as loading:
         pass
     assert records[-1].error == "closed before the end"
     with pytest.raises(LoadCancelledError):
         loading.wait()
+
+
+def test_a_bounded_stream_hands_each_file_out_once(every_dtype: Path) -> None:
+    with sllm.stream(every_dtype, prefetch_files=1) as loading:
+        names = [name for name, _ in loading]
+        with pytest.raises(LoadError, match="handed out already"):
+            loading.tensor(names[0])
 
 
 def test_cancel_reaches_whoever_waits(every_dtype: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sllm import _native
 from sllm.checkpoint.base import Checkpoint, TensorInfo
-from sllm.errors import LoadError, OptionError
+from sllm.errors import LoadError, OptionError, SllmError
 from sllm.interfaces import Device
 from sllm.loader import records
 from sllm.loader.base import LoadOptions, LoadRecord, Progress
@@ -78,6 +78,8 @@ class Loading:
             for info in file.tensors
         }
         self._data: dict[int, tuple[torch.Tensor, int]] = {}
+        self._bounded = prefetch_files > 0
+        self._released: set[int] = set()
         self._lock = threading.RLock()
         self._finished = False
         self._started = time.monotonic()
@@ -95,7 +97,8 @@ class Loading:
     @property
     def names(self) -> tuple[str, ...]:
         """Every tensor of this load, in file order, views last."""
-        return (*self._index, *self._plan.views)
+        stored = (name for name in self._index if name not in self._plan.hidden)
+        return (*stored, *self._plan.views)
 
     def info(self, name: str) -> TensorInfo:
         """Where a stored tensor lies.
@@ -124,11 +127,15 @@ class Loading:
         return carve(data, info, start)
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) in file order, each as soon as it is there; then the views."""
+        """(name, tensor) in file order, each as soon as it is there; then the views.
+
+        With `prefetch_files` a file's memory is given back once its tensors are gone.
+        """
         for number, file in enumerate(self._plan.files):
             for info in file.tensors:
-                data, start = self._bytes_of(number, info)
-                yield info.name, carve(data, info, start)
+                if info.name not in self._plan.hidden:
+                    data, start = self._bytes_of(number, info)
+                    yield info.name, carve(data, info, start)
             self._forget(number)
         for name in self._plan.views:
             yield name, self.tensor(name)
@@ -140,10 +147,9 @@ class Loading:
         Raises:
             LoadError: reading failed.
         """
-        for number in range(len(self._plan.files)):
-            self._job.release(number)
         try:
             with translated(self._files):
+                self._let_go(len(self._plan.files))
                 while not self._job.wait(None if progress is None else 0.1):
                     if progress is not None:
                         progress(*self._job.progress())
@@ -165,9 +171,10 @@ class Loading:
 
     def close(self) -> None:
         """End the load, cancelling what is still to be read. Tensors taken stay valid."""
-        if not self._finished:
+        if not self._finished and not self._complete():
             self._job.cancel()
             self._finish(LoadError("closed before the end"))
+        self._finish(None)
         self._data.clear()
 
     def __enter__(self) -> Loading:
@@ -193,11 +200,10 @@ class Loading:
 
     def _bytes_of(self, number: int, info: TensorInfo) -> tuple[torch.Tensor, int]:
         """The file's bytes on the device and the file offset they start at, `info` present."""
-        # Taking a tensor of a later file permits it to be read, or we would wait for ever.
-        for earlier in range(number):
-            self._job.release(earlier)
         try:
             with translated(self._files):
+                # Taking a tensor of a later file permits it to be read, or we would wait for ever.
+                self._let_go(number)
                 if self.record.device == "cpu":
                     if info.nbytes:
                         self._job.wait_range(number, info.offset, info.end)
@@ -213,6 +219,12 @@ class Loading:
         with self._lock:
             found = self._data.get(number)
             if found is None:
+                if number in self._released:
+                    raise LoadError(
+                        "this file's tensors were handed out already and its memory given back",
+                        path=self._plan.files[number].file.path,
+                        hint="take each tensor once, or stream without prefetch_files",
+                    )
                 region = self._job.region(number)
                 found = self._data[number] = (torch.from_dlpack(region), 0)
             return found[0]
@@ -235,12 +247,33 @@ class Loading:
                 self._data[number] = found
             return found
 
+    def _let_go(self, until: int) -> None:
+        """Permit files after `until` to be read, keeping what was read of those before."""
+        for number in range(until):
+            if number not in self._released:
+                self._host_bytes(number)
+                self._release(number)
+
     def _forget(self, number: int) -> None:
-        """The consumer has seen this file: its memory goes when its tensors go."""
-        if not any(self._index[view.base][0] == number for view in self._plan.views.values()):
+        """The consumer has seen this file: bounded loads give its memory back with its tensors."""
+        viewed = any(self._index[view.base][0] == number for view in self._plan.views.values())
+        if self._bounded and not viewed:
             with self._lock:
                 self._data.pop(number, None)
+        self._release(number)
+
+    def _release(self, number: int) -> None:
+        with self._lock:
+            self._released.add(number)
         self._job.release(number)
+
+    def _complete(self) -> bool:
+        try:
+            with translated(self._files):
+                return self._job.wait(0)
+        except SllmError as error:
+            self._finish(error)
+            return True
 
     def _finish(self, error: BaseException | None) -> None:
         with self._lock:

@@ -38,11 +38,13 @@ class Plan:
         checkpoint: what it reads from.
         files: those with a wanted tensor, in reading order.
         views: wanted names that share a stored tensor's bytes.
+        hidden: stored tensors that are read for their views' sake only.
     """
 
     checkpoint: Checkpoint
     files: tuple[FilePlan, ...]
     views: dict[str, View]
+    hidden: frozenset[str] = frozenset()
 
     @property
     def nbytes(self) -> int:
@@ -73,7 +75,8 @@ def make_plan(checkpoint: Checkpoint, names: Collection[str] | None = None) -> P
         whole = tuple(
             FilePlan(file, file.tensors, ((0, file.size),)) for file in checkpoint.files.values()
         )
-        return Plan(checkpoint, whole, dict(checkpoint.views))
+        hidden = frozenset(checkpoint.tensors).difference(checkpoint.names)
+        return Plan(checkpoint, whole, dict(checkpoint.views), hidden)
     wanted = set(names)
     if unknown := wanted.difference(checkpoint.tensors, checkpoint.views):
         raise OptionError(
@@ -88,4 +91,4 @@ def make_plan(checkpoint: Checkpoint, names: Collection[str] | None = None) -> P
         tensors = tuple(info for info in file.tensors if info.name in stored)
         if tensors:
             files.append(FilePlan(file, tensors, _touching(tensors)))
-    return Plan(checkpoint, tuple(files), views)
+    return Plan(checkpoint, tuple(files), views, frozenset(stored - wanted))
