@@ -1,0 +1,1 @@
+"""`sllm bench load`: the same bytes, loaded by everybody, in interleaved rounds."""
