@@ -11,7 +11,7 @@ from sllm import _native
 from sllm.checkpoint.base import Checkpoint, TensorInfo, View
 from sllm.errors import OptionError
 from sllm.loader.failures import translated
-from sllm.loader.tensors import carve, look, torch_dtype
+from sllm.loader.tensors import as_bytes, carve, look, torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -101,8 +101,6 @@ class LazyCheckpoint:
         return found
 
     def _map(self, name: str) -> torch.Tensor:
-        import torch
-
         with self._lock:
             if name not in self._mapped:
                 file = self.checkpoint.files[name]
@@ -111,5 +109,5 @@ class LazyCheckpoint:
                     job = _native.LoadJob([request])
                     job.start()
                     job.wait()
-                    self._mapped[name] = torch.from_dlpack(job.region(0))
+                    self._mapped[name] = as_bytes(job.region(0))
             return self._mapped[name]

@@ -16,7 +16,7 @@ from sllm.loader import records
 from sllm.loader.base import LoadOptions, LoadRecord, Progress
 from sllm.loader.failures import translated
 from sllm.loader.plan import FilePlan, Plan
-from sllm.loader.tensors import carve, look
+from sllm.loader.tensors import as_bytes, carve, look
 
 if TYPE_CHECKING:
     import torch
@@ -214,8 +214,6 @@ class Loading:
             raise
 
     def _host_bytes(self, number: int) -> torch.Tensor:
-        import torch
-
         with self._lock:
             found = self._data.get(number)
             if found is None:
@@ -226,7 +224,7 @@ class Loading:
                         hint="take each tensor once, or stream without prefetch_files",
                     )
                 region = self._job.region(number)
-                found = self._data[number] = (torch.from_dlpack(region), 0)
+                found = self._data[number] = (as_bytes(region), 0)
             return found[0]
 
     def _device_bytes(self, number: int) -> tuple[torch.Tensor, int]:

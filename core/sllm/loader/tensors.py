@@ -11,6 +11,8 @@ from sllm.errors import UnsupportedFormatError
 if TYPE_CHECKING:
     import torch
 
+    from sllm import _native
+
 # safetensors names whose torch name differs by more than spelling; the rest are in `_PLAIN`.
 _PLAIN = {
     "BOOL": "bool",
@@ -59,6 +61,13 @@ def _torch_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if dtype == "F4" and shape:
         return (*shape[:-1], shape[-1] // 2)
     return shape
+
+
+def as_bytes(region: _native.Region) -> torch.Tensor:
+    """The region as a tensor over the same memory: uint8, shape (n,)."""
+    from torch.utils.dlpack import from_dlpack
+
+    return from_dlpack(region)
 
 
 def carve(data: torch.Tensor, info: TensorInfo, start: int) -> torch.Tensor:
