@@ -53,6 +53,7 @@ def as_dict(model: ModelFiles, settings: Settings, outcome: Outcome) -> dict[str
             for name, (nbytes, seconds) in outcome.first_touch.items()
         },
         "skipped": dict(outcome.skipped),
+        "broken": dict(outcome.broken),
         "modes": {mode: mode_as_dict(rows, model.nbytes) for mode, rows in outcome.rows.items()},
     }
 
@@ -105,7 +106,9 @@ def heading(result: Mapping[str, Any]) -> Iterator[str]:
                 f"{touched['nbytes'] / 1e9 / touched['seconds']:.2f} GB/s"
             )
     for name, reason in result["skipped"].items():
-        yield f"left out: {name} ({reason.partition(chr(10))[0]})"
+        yield f"left out: {name} ({reason})"
+    for name, reason in result["broken"].items():
+        yield f"FAILED to start: {name} ({reason.partition(chr(10))[0]})"
 
 
 def print_table(result: Mapping[str, Any], console: Console) -> None:

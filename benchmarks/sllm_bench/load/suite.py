@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sllm_bench.load import cache, digest
 from sllm_bench.load.client import Worker
@@ -68,13 +67,15 @@ class Outcome:
 
     Attributes:
         rows: per mode, in order of appearance.
-        skipped: contender name to the reason it took no part.
+        skipped: contender name to the reason it cannot take part here.
+        broken: contender name to the error of one that can but did not start.
         versions: distribution to version.
         first_touch: contender name to (bytes, seconds) of obtaining the memory it reuses.
     """
 
     rows: dict[Mode, list[Row]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     first_touch: dict[str, tuple[int, float]] = field(default_factory=dict)
 
@@ -176,7 +177,7 @@ def _enter(
     try:
         ready = worker.request("prepare")
     except WorkerError as error:
-        outcome.skipped[kind.name] = str(error)
+        outcome.broken[kind.name] = str(error)
         worker.close()
         return None
     touched = ready["first_touch"]
@@ -276,6 +277,7 @@ class _Mode:
         row.samples.append(Sample(round=number, resident=resident, **answer))
 
 
-def failed(outcome: Outcome) -> dict[str, Any]:
-    """Label to reason, of every row that failed or loaded something wrong."""
-    return {row.label: row.failure for rows in outcome.rows.values() for row in rows if row.failure}
+def failed(outcome: Outcome) -> dict[str, str]:
+    """Label to reason, of everybody who failed or loaded something wrong."""
+    rows = [row for rows in outcome.rows.values() for row in rows]
+    return outcome.broken | {row.label: row.failure for row in rows if row.failure}

@@ -22,7 +22,7 @@ class Ours(Contender):
     """`sllm.load` into memory of a pool touched before; `auto` once more into fresh memory."""
 
     name = "sllm"
-    packages: ClassVar[Sequence[str]] = ("sllm", "torch")
+    packages: ClassVar[Sequence[str]] = ("torch",)
     modules: ClassVar[Sequence[str]] = ("sllm", "torch")
     holds_memory = True
 
