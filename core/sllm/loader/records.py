@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from sllm.loader.base import FileRecord, LoadRecord, Stage
+from sllm.trace import append_line
 
 if TYPE_CHECKING:
     from sllm import _native
@@ -75,10 +76,4 @@ def append_to_file(record: LoadRecord) -> None:
     path = os.environ.get(RECORDS_VARIABLE)
     if not path:
         return
-    line = json.dumps(record.as_dict()) + "\n"
-    # One write in append mode: lines of several processes do not mix.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
+    append_line(path, json.dumps(record.as_dict()))

@@ -6,6 +6,8 @@ the load format will be used. So nothing here imports torch, vLLM's model code o
 
 from __future__ import annotations
 
+from sllm.trace import mark
+
 LOAD_FORMAT = "sllm"
 
 _registered = False
@@ -20,6 +22,7 @@ def register() -> None:
     if _registered:
         return
     _registered = True
+    mark("vllm-plugins")
     from sllm_vllm.registration import add_load_format
 
     add_load_format(LOAD_FORMAT)
