@@ -106,8 +106,11 @@ def _reading(file: DataFile) -> dict[str, Any]:
     return {"resident": resident, **probe, "method": _method(resident, probe)}
 
 
+_MAP_RESIDENT = 0.5  # kMapResident of core/csrc/method.cpp; a test compares the two
+
+
 def _method(resident: float, probe: dict[str, Any]) -> str:
-    if resident >= 0.95:
+    if resident >= _MAP_RESIDENT:
         return "map"
     if not probe["direct"]:
         return "buffered"

@@ -86,7 +86,7 @@ def _print_json(value: Any) -> None:
 def _print_tables(found: dict[str, Any], tensors: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console()
     kind = "prepared" if found["prepared"] else "not prepared (`sllm convert` does it)"
@@ -98,7 +98,15 @@ def _print_tables(found: dict[str, Any], tensors: bool) -> None:
         f"{len(found['views'])} views",
         soft_wrap=True,
     )
-    files = Table("file", "size", "tensors", "checksums", "in page cache", "read by", "file system")
+    files = Table(
+        Column("file", overflow="fold"),
+        "size",
+        "tensors",
+        "checksums",
+        "in page cache",
+        "read by",
+        "file system",
+    )
     for file in found["files"]:
         reading = file["reading"]
         resident = reading.get("resident")
@@ -122,9 +130,9 @@ def _print_tables(found: dict[str, Any], tensors: bool) -> None:
 
 def _print_tensors(found: dict[str, Any], print_: Callable[..., None]) -> None:
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("tensor", "dtype", "shape", "file", "offset", "bytes")
+    table = Table(Column("tensor", overflow="fold"), "dtype", "shape", "file", "offset", "bytes")
     for name, tensor in found["tensors"].items():
         table.add_row(
             escape(name),
