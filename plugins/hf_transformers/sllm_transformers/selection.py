@@ -37,7 +37,7 @@ def select(model: Any, load_config: Any, checkpoint: Checkpoint) -> Selection:
         # Most checkpoints name their tensors as the model does; only the rest is worth renaming.
         doubtful = names - _named_alike(names, keys, model.base_model_prefix)
     else:
-        doubtful = names
+        doubtful = set(names)
     if doubtful:
         target_of = _renamer(model, load_config)
         for name in doubtful:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -83,13 +84,17 @@ def run(
         directory, dtype=dtype, device=device, trust_remote_code=trust_remote_code
     )
     worker = Worker(model)
+    logger.info("serving %s on http://%s:%d", name, host, port)
     config = uvicorn.Config(
         make_app(worker, name),
         host=host,
         port=port,
-        log_level="info",
+        log_level="warning",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    # uvicorn raises the signal that ended it once more: a clean end is no death by signal.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     try:
         uvicorn.Server(config).run()
     finally:

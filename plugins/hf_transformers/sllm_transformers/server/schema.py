@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from sllm_transformers.generation.params import SamplingParams
 
@@ -67,12 +67,16 @@ class _Request(BaseModel):
             raise ValueError("a stop string must not be empty")
         return stop
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _only_what_we_can(cls, value: Any, info: ValidationInfo) -> Any:
+        neutral = cls.neutral.get(info.field_name or "", (value,))
+        if value is not None and value not in neutral:
+            raise ValueError(f"{value!r} is not supported by the transformers engine")
+        return value
+
     @model_validator(mode="after")
-    def _only_what_we_can(self) -> _Request:
-        for name, values in self.neutral.items():
-            value = getattr(self, name)
-            if value is not None and value not in values:
-                raise ValueError(f"{name}={value!r} is not supported by the transformers engine")
+    def _options_of_a_stream(self) -> _Request:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only allowed when stream is true")
         return self
