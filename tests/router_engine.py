@@ -27,6 +27,10 @@ while True:
 """
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 256  # the default of 5 makes fifty clients wait for SYN retransmissions
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     directory: Path
@@ -138,7 +142,7 @@ def main() -> None:
     if "die_at_start" in knobs:
         sys.exit(knobs["die_at_start"])
     Handler.directory, Handler.model = directory, model
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = Server(("127.0.0.1", port), Handler)
     server.serve_forever()
 
 

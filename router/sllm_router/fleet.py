@@ -130,8 +130,7 @@ class Fleet:
 
     def discard(self, instance: Instance) -> None:
         """The instance does not answer any more: end it, the next request starts another."""
-        if instance.state is State.READY:
-            self._in_background(self._stop(instance, "broken"))
+        self._retire(instance, "broken")
 
     # --- starting
 
@@ -222,7 +221,7 @@ class Fleet:
             raise StartError(f"policy {self._policy.name!r} evicts {victim!r}, which is not idle")
         logger.info("stopping %s to make room for %s: %s", instance.model.name, model.name, reason)
         # Not to be left half done when nobody wants the start any more.
-        await asyncio.shield(self._in_background(self._stop(instance, "evicted")))
+        await asyncio.shield(self._retire(instance, "evicted"))
 
     def _state(self, model: Model) -> PlacementState:
         now = self._clock()
@@ -252,15 +251,18 @@ class Fleet:
                 "%s died (%s); its last lines:\n%s",
                 *(instance.model.name, describe_status(status), instance.process.log_tail()),
             )
-            await self._stop(instance, "died")
+            self._retire(instance, "died")
 
-    async def _stop(self, instance: Instance, reason: str) -> None:
-        if instance.state is not State.READY:
-            return
-        instance.state = State.STOPPING
-        self._by_model.pop(instance.model.name, None)
-        self._metrics.stops.labels(instance.model.name, reason).inc()
-        self._count_states()
+    def _retire(self, instance: Instance, reason: str) -> asyncio.Task[None]:
+        """From now on it gets no requests; the task ends when nothing of it is left."""
+        if instance.state is State.READY:
+            instance.state = State.STOPPING
+            self._by_model.pop(instance.model.name, None)
+            self._metrics.stops.labels(instance.model.name, reason).inc()
+            self._count_states()
+        return self._in_background(self._stop(instance))
+
+    async def _stop(self, instance: Instance) -> None:
         await self._starter.stop(instance)
         self._forget(instance)
 
@@ -283,7 +285,7 @@ class Fleet:
         self._idle_timers.pop(instance.id, None)
         if instance.running == 0 and not self._waiting[instance.model.name]:
             logger.info("stopping %s: idle", instance.model.name)
-            self._in_background(self._stop(instance, "idle"))
+            self._retire(instance, "idle")
 
     def refuse(self) -> None:
         """From now on nobody gets an instance; who waits is told so."""
@@ -299,7 +301,7 @@ class Fleet:
         self.refuse()
         for instance in list(self._instances.values()):
             logger.info("stopping %s", instance.model.name)
-            self._in_background(self._stop(instance, "shutdown"))
+            self._retire(instance, "shutdown")
         # Cancelled starts stop their own processes.
         while pending := [*self._starts.values(), *self._background]:
             await asyncio.wait(pending)

@@ -11,8 +11,9 @@ moves to. Its standard input is a pipe held by the router:
     a number and a newline  stop: SIGTERM to the engine, so many seconds of grace, then SIGKILL
     end of file             the router is gone: stop with the default grace, remove the directory
 
-It ends when the last descendant has ended, with the engine's exit status (128 + n for signal n).
-Standard library only.
+When the engine's main process has ended it writes that exit status (128 + n for signal n) and a
+newline to its standard output, and ends itself, with the same status, when the last descendant
+has. The engine's output goes to the guard's standard error. Standard library only.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ class Guard:
         self._stdin_open = True
         # Held so that its destructor does not reap behind our back.
         self._child = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, preexec_fn=self._before_exec, close_fds=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            preexec_fn=self._before_exec,
         )
         self._pid = self._child.pid
 
@@ -128,6 +132,8 @@ class Guard:
                 code = os.waitstatus_to_exitcode(status)
                 self._status = code if code >= 0 else 128 - code
                 self._child.returncode = self._status
+                with contextlib.suppress(OSError):  # nobody may be listening any more
+                    os.write(1, f"{self._status}\n".encode())
 
     def _signal_engine(self, number: signal.Signals) -> None:
         """SIGTERM to the main process, which knows how to end its own; SIGKILL to its group."""

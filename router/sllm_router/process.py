@@ -42,7 +42,8 @@ class EngineProcess:
         self._launch = launch
         self.url = url
         self.directory = directory
-        self._ended = asyncio.create_task(self._reap())
+        self._main_ended = asyncio.create_task(self._read_status())
+        self._all_ended = asyncio.create_task(self._reap())
 
     @classmethod
     async def spawn(
@@ -69,7 +70,7 @@ class EngineProcess:
                 "--",
                 *launch.argv,
                 stdin=asyncio.subprocess.PIPE,
-                stdout=log,
+                stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env={**environment, **launch.env},
                 start_new_session=True,
@@ -81,22 +82,21 @@ class EngineProcess:
         """The guard's pid, which is also the session id of everything it runs."""
         return self._process.pid
 
-    @property
-    def exit_status(self) -> int | None:
-        """None while anything of it runs; 128 + n when ended by signal n."""
-        return self._process.returncode
-
-    async def _reap(self) -> int:
-        status = await self._process.wait()
+    async def _reap(self) -> None:
+        await self._process.wait()
         # Normally empty. Matters when the guard itself was killed.
         for pid in session_members(self.pid):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        return status
+
+    async def _read_status(self) -> int:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        return int(line) if line else await self._process.wait()
 
     async def wait(self) -> int:
-        """Until the last process of it has ended; its exit status."""
-        return await asyncio.shield(self._ended)
+        """Until its main process has ended; the exit status, 128 + n for signal n."""
+        return await asyncio.shield(self._main_ended)
 
     async def wait_ready(self, session: aiohttp.ClientSession, timeout: float) -> None:
         """Until it answers on its ready path.
@@ -107,7 +107,7 @@ class EngineProcess:
         ready = asyncio.create_task(self._poll(session))
         try:
             done, _ = await asyncio.wait(
-                {ready, self._ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+                {ready, self._main_ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
             ready.cancel()
@@ -115,9 +115,9 @@ class EngineProcess:
                 await ready
         if ready in done:
             return
-        if self._ended in done:
+        if self._main_ended in done:
             raise StartError(
-                f"the engine ended with {describe_status(self._ended.result())} "
+                f"the engine ended with {describe_status(self._main_ended.result())} "
                 "before it was ready; its last lines:",
                 log_tail=self.log_tail(),
             )
@@ -149,23 +149,23 @@ class EngineProcess:
         except aiohttp.ClientError:
             return True
 
-    async def stop(self, grace: float) -> int:
+    async def stop(self, grace: float) -> None:
         """SIGTERM, `grace` seconds, SIGKILL; returns when nothing of it is left.
 
         Can be called again with a shorter grace to hurry up.
         """
-        if self.exit_status is None and self._process.stdin is not None:
+        if self._process.returncode is None and self._process.stdin is not None:
             with contextlib.suppress(ConnectionError, RuntimeError):
                 self._process.stdin.write(f"{grace}\n".encode())
                 await self._process.stdin.drain()
         backstop = grace + guard.STRAGGLER_SECONDS + 5
         try:
-            return await asyncio.wait_for(asyncio.shield(self._ended), backstop)
+            await asyncio.wait_for(asyncio.shield(self._all_ended), backstop)
         except asyncio.TimeoutError:
             # A guard that hangs (stopped by a signal, say): `_reap` ends the rest.
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            return await self.wait()
+            await self._all_ended
 
     def log_tail(self) -> str:
         """The last lines it wrote."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -97,7 +98,9 @@ def describe_model(argument: str, engine: Engine, options: Mapping[str, str]) ->
         sllm.SllmError: it cannot be served as it is.
     """
     name, place = split_name(argument)
-    path, _ = resolve(place)
+    found, _ = resolve(place)
+    # Not resolved: a link's own name is what its owner calls the model.
+    path = Path(os.path.abspath(found))  # noqa: PTH100
     if not path.is_dir():
         raise CheckpointNotFoundError(
             "not a directory", path=path, hint="name a model directory with a config.json"
@@ -107,7 +110,7 @@ def describe_model(argument: str, engine: Engine, options: Mapping[str, str]) ->
             "no config.json", path=path, hint="engines need a model in Hugging Face layout"
         )
     checkpoint = sllm.read_checkpoint(path)
-    return Model(name or path.resolve().name, path, engine, options, checkpoint.nbytes)
+    return Model(name or path.name, path, engine, options, checkpoint.nbytes)
 
 
 def choose_engine(name: str | None) -> Engine:

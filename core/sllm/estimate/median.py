@@ -111,7 +111,7 @@ class MedianEstimator:
     def _line(self, key: Key) -> Line:
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = fit_line(self._groups[key])
+            line = self._lines[key] = fit_line(list(self._groups[key]))
         return line
 
     def _scaled(self, key: Key, shape: Line, nbytes: float) -> Estimate:
