@@ -75,15 +75,7 @@ class UpstreamError(RequestError):
 
 
 class StartError(EngineError):
-    """An engine process did not become ready.
-
-    Attributes:
-        log_tail: the last lines it wrote.
-    """
-
-    def __init__(self, message: str, *, log_tail: str = "", hint: str | None = None) -> None:
-        self.log_tail = log_tail
-        super().__init__(f"{message}\n{log_tail}" if log_tail else message, hint=hint)
+    """An engine process did not become ready."""
 
 
 class StartFailedError(UnavailableError):

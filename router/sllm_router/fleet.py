@@ -175,8 +175,7 @@ class Fleet:
         await self._make_room(model)
         # No await between the decision that there is room and taking it.
         number = next(self._ids)
-        instance_id = f"{number}-{safe_name(model.name)}"
-        instance = Instance(instance_id, model, self._starter.directory(instance_id))
+        instance = Instance(str(number), model, self._starter.directory(number))
         self._instances[instance.id] = instance
         self._count_states()
         try:
@@ -343,8 +342,3 @@ class Fleet:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
-
-
-def safe_name(name: str) -> str:
-    """A model name as part of a file name."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:64]

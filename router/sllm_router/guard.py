@@ -96,7 +96,7 @@ class Guard:
         if self._orphaned and self._orphan_directory is not None:
             shutil.rmtree(self._orphan_directory, ignore_errors=True)
             with contextlib.suppress(OSError):
-                self._orphan_directory.parent.rmdir()  # only when the last one is gone
+                self._orphan_directory.parent.rmdir()  # fails while others are in it
         return self._status if self._status is not None else 1
 
     def _wait(self, deadline: float | None) -> float | None:

@@ -32,50 +32,47 @@ class EngineProcess:
 
     Attributes:
         url: where it listens, without a trailing slash.
-        directory: this process's own files, such as ``engine.log``.
+        log: everything it wrote.
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, launch: Launch, url: str, directory: Path
+        self, process: asyncio.subprocess.Process, launch: Launch, url: str, log: Path
     ) -> None:
         self._process = process
         self._launch = launch
         self.url = url
-        self.directory = directory
+        self.log = log
         self._main_ended = asyncio.create_task(self._read_status())
         self._all_ended = asyncio.create_task(self._reap())
 
     @classmethod
     async def spawn(
-        cls, launch: Launch, *, url: str, directory: Path, grace: float, keep_files: bool
+        cls, launch: Launch, *, url: str, directory: Path, log: Path, grace: float
     ) -> EngineProcess:
         """Start it; returns at once.
 
         Args:
             launch: what to run.
             url: where it will listen.
-            directory: an existing directory of its own.
+            directory: an existing directory of its own, removed when the router dies.
+            log: what it writes is appended here.
             grace: seconds it gets to end by itself when the router dies.
-            keep_files: leave the directory alone when the router dies.
         """
         command = [sys.executable, "-I", "-S", guard.__file__, "--grace", str(grace)]
-        if not keep_files:
-            command += ["--orphan-directory", str(directory)]
+        command += ["--orphan-directory", str(directory), "--", *launch.argv]
         environment = {
             name: value for name, value in os.environ.items() if name not in PRIVATE_VARIABLES
         }
-        with (directory / "engine.log").open("ab") as log:
+        with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                "--",
-                *launch.argv,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=log,
+                stderr=output,
                 env={**environment, **launch.env},
                 start_new_session=True,
             )
-        return cls(process, launch, url, directory)
+        return cls(process, launch, url, log)
 
     @property
     def pid(self) -> int:
@@ -116,16 +113,11 @@ class EngineProcess:
         if ready in done:
             return
         if self._main_ended in done:
-            raise StartError(
-                f"the engine ended with {describe_status(self._main_ended.result())} "
-                "before it was ready; its last lines:",
-                log_tail=self.log_tail(),
-            )
-        raise StartError(
-            f"the engine was not ready after {timeout:g} s; its last lines:",
-            log_tail=self.log_tail(),
-            hint="--start-timeout allows more time",
-        )
+            status = describe_status(self._main_ended.result())
+            what = f"the engine ended with {status} before it was ready"
+        else:
+            what = f"the engine was not ready after {timeout:g} s (--start-timeout allows more)"
+        raise StartError(f"{what}; its last lines:\n{self.log_tail()}")
 
     async def _poll(self, session: aiohttp.ClientSession) -> None:
         pause, longest = POLL_SECONDS
@@ -169,7 +161,7 @@ class EngineProcess:
 
     def log_tail(self) -> str:
         """The last lines it wrote."""
-        return tail(self.directory / "engine.log")
+        return tail(self.log)
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import logging
 import os
 import shutil
@@ -44,22 +45,20 @@ class Starter:
         self._forecast = forecast
         self._metrics = metrics
         self._session = session
-        self._root = settings.log_directory
+        self._root: Path | None = None
         self._ports: set[int] = set()
 
-    def directory(self, instance_id: str) -> Path:
+    def directory(self, number: int) -> Path:
         """A new directory for one instance's files."""
         if self._root is None:
-            self._root = Path(tempfile.mkdtemp(prefix="sllm-serve-"))
-        directory = self._root / instance_id
-        # With --log-dir, an earlier run may have left its files under the same name.
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+            self._root = Path(tempfile.mkdtemp(prefix="sllm-"))
+        directory = self._root / str(number)
+        directory.mkdir()
         return directory
 
     def close(self) -> None:
         """Remove what is temporary. Everything must have been stopped."""
-        if self._settings.log_directory is None and self._root is not None:
+        if self._root is not None:
             shutil.rmtree(self._root, ignore_errors=True)
             self._root = None
 
@@ -79,8 +78,8 @@ class Starter:
                 launch,
                 url=f"http://{ENGINE_HOST}:{port}",
                 directory=instance.directory,
+                log=self._log(instance),
                 grace=self._settings.stop_grace,
-                keep_files=self._settings.log_directory is not None,
             )
             logger.info(
                 "starting %s with %s on port %d (session %d), expected to take %.1f s",
@@ -112,8 +111,17 @@ class Starter:
             launch = model.engine.launch(request)
         except SllmError as error:
             raise StartError(str(error)) from error
-        environment = {**launch.env, RECORDS_VARIABLE: str(directory / RECORDS_FILE)}
-        return Launch(launch.argv, environment, launch.ready_path)
+        own = {RECORDS_VARIABLE: str(directory / RECORDS_FILE)}
+        return Launch(
+            launch.argv, {**temporary_places(directory), **launch.env, **own}, launch.ready_path
+        )
+
+    def _log(self, instance: Instance) -> Path:
+        kept = self._settings.log_directory
+        if kept is None:
+            return instance.directory / "engine.log"
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        return kept / f"{safe_name(instance.model.name)}-{stamp}-{instance.id}.log"
 
     def _learn(self, instance: Instance, seconds: float, expected: float, samples: int) -> None:
         model = instance.model
@@ -152,9 +160,37 @@ class Starter:
                 file.write(path.read_bytes())
 
     async def stop(self, instance: Instance, grace: float | None = None) -> None:
-        """End the instance's process, if any, and remove its files unless logs are kept."""
+        """End the instance's process, if any, and remove its files (kept logs lie elsewhere)."""
         instance.state = State.STOPPING
         if instance.process is not None:
             await instance.process.stop(self._settings.stop_grace if grace is None else grace)
-        if self._settings.log_directory is None:
-            shutil.rmtree(instance.directory, ignore_errors=True)
+        shutil.rmtree(instance.directory, ignore_errors=True)
+
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes in the path of a Unix socket (sun_path, with its end marker)."""
+
+LONGEST_SOCKET_NAME = 48
+"""What engines add to the temporary directory for their sockets, with something to spare."""
+
+
+def temporary_places(directory: Path) -> dict[str, str]:
+    """Variables that move an engine's temporary files to where they get removed with it.
+
+    vLLM leaves its sockets behind in the temporary directory even when it ends in good order.
+    Empty when the path would be too long for a Unix socket.
+    """
+    if len(os.fsencode(directory)) + LONGEST_SOCKET_NAME > SOCKET_PATH_LIMIT:
+        return {}
+    places = {"TMPDIR": str(directory)}
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        # A cache that PyTorch keeps in the temporary directory; starts get slower without it.
+        with contextlib.suppress(KeyError, OSError):  # a user id without a name
+            cache = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+            places["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    return places
+
+
+def safe_name(name: str) -> str:
+    """A model name as part of a file name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:64]
