@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 
+from sllm.cli.parameters import MODEL
+
 
 @click.command("convert")
-@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("src", type=MODEL)
 @click.argument("dst", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace the model at DST, with every file of it.")
 @click.option("--max-shard-size", metavar="SIZE", help="For example 5GB; as in SRC by default.")
@@ -50,7 +52,7 @@ def convert(
 
 
 @click.command("verify")
-@click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("path", metavar="DIR", type=MODEL)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def verify(path: Path, as_json: bool) -> None:
     """Check a model: headers, sizes, offsets and, if it is prepared, every byte."""
@@ -65,7 +67,7 @@ def verify(path: Path, as_json: bool) -> None:
 
 
 @click.command("inspect")
-@click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("path", metavar="DIR", type=MODEL)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--tensors", is_flag=True, help="List every tensor too.")
 def inspect(path: Path, as_json: bool, tensors: bool) -> None:
