@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from sllm.errors import SllmError
 class _Group(click.Group):
     """A group whose commands are whatever the plugins contribute."""
 
-    def _load(self) -> dict[str, click.Command]:
+    def _load(self) -> Mapping[str, click.Command]:
         if not self.commands:
             from sllm.plugins import each
 
