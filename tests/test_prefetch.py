@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +74,16 @@ def test_a_second_prefetch_replaces_the_first(model: Path, records: list[LoadRec
 def test_a_missing_model_fails_at_once(tmp_path: Path) -> None:
     with pytest.raises(sllm.SllmError, match="no such file"):
         sllm.prefetch(tmp_path / "absent")
+
+
+def test_a_forked_child_reads_for_itself(model: Path) -> None:
+    sllm.prefetch(model)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if sllm.load(model) else 1
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert sllm.load(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,3 +60,21 @@ def discard() -> None:
         _waiting.clear()
     for loading, _ in left:
         loading.close()
+
+
+def _after_fork_in_child() -> None:
+    """Reads that were under way belong to the parent: their threads do not exist here.
+
+    Waiting for them, which destroying them would do as well, would never end.
+    """
+    global _lock
+    _lock = threading.Lock()
+    if _waiting:
+        import ctypes
+
+        for entry in _waiting.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(entry))
+        _waiting.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

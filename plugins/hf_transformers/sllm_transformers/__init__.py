@@ -33,7 +33,7 @@ def enable(**options: Any) -> None:
     Raises:
         sllm.errors.OptionError: an option that does not exist or a value it cannot take.
     """
-    switch.set_process_wide(switch.parse_options(options))
+    switch.set_process_wide(switch.checked(options))
     hook.install()
 
 
@@ -54,11 +54,13 @@ def enabled(**options: Any) -> Iterator[None]:
     Raises:
         sllm.errors.OptionError: as `enable()`.
     """
-    with switch.scope(switch.parse_options(options)):
-        hook.install()
-        yield
-    if not switch.in_use():
-        hook.uninstall()
+    try:
+        with switch.scope(switch.checked(options)):
+            hook.install()
+            yield
+    finally:
+        if not switch.in_use():
+            hook.uninstall()
 
 
 def is_enabled() -> bool:

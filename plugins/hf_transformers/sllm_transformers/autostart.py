@@ -10,12 +10,9 @@ The variable is taken out of the environment: child processes must not read the 
 
 from __future__ import annotations
 
-import logging
 import os
 
-from sllm.errors import SllmError
-
-logger = logging.getLogger("sllm_transformers")
+from sllm.errors import OptionError, SllmError
 
 _ON = {"1", "true", "on", "yes"}
 _OFF = {"", "0", "false", "off", "no"}
@@ -33,8 +30,6 @@ def options_from(setting: str) -> dict[str, str | int | bool] | None:
     Raises:
         sllm.errors.OptionError: neither a yes, a no, nor name=value pairs.
     """
-    from sllm.errors import OptionError
-
     word = setting.strip().lower()
     if word in _OFF:
         return None
@@ -52,8 +47,15 @@ def options_from(setting: str) -> dict[str, str | int | bool] | None:
     return options
 
 
+def _warn(message: str, error: SllmError) -> None:
+    """An interpreter must start all the same."""
+    import logging
+
+    logging.getLogger("sllm_transformers").warning(message, error)
+
+
 def start() -> None:
-    """Do what the environment asks for. Logs what is wrong: it must not stop the interpreter."""
+    """Do what the environment asks for."""
     try:
         options = options_from(os.environ.get("SLLM_TRANSFORMERS", ""))
         if options is not None:
@@ -61,14 +63,14 @@ def start() -> None:
 
             sllm_transformers.enable(**options)
     except SllmError as error:
-        logger.warning("not enabled: %s", error)
+        _warn("not enabled: %s", error)
     for directory in filter(None, os.environ.pop("SLLM_PREFETCH", "").split(os.pathsep)):
         try:
             import sllm
 
             sllm.prefetch(directory)
         except SllmError as error:
-            logger.warning("SLLM_PREFETCH: %s", error)
+            _warn("SLLM_PREFETCH: %s", error)
 
 
 start()

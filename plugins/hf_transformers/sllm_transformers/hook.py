@@ -1,17 +1,18 @@
-"""Wraps transformers' one function that reads weights, now or when it is imported."""
+"""Wraps transformers' one function that reads weights, now or when it is imported.
+
+It may be imported at interpreter start, so it imports little itself.
+"""
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-logger = logging.getLogger("sllm_transformers")
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 MODULE = "transformers.modeling_utils"
 METHOD = "_load_pretrained_model"
@@ -19,7 +20,7 @@ METHOD = "_load_pretrained_model"
 _lock = threading.RLock()
 
 
-class _AfterImport(MetaPathFinder):
+class _AfterImport:
     """Lets the usual finders find `MODULE` and patches it when it has been executed."""
 
     def find_spec(
@@ -84,7 +85,7 @@ def uninstall() -> None:
 
 def patch(module: ModuleType) -> None:
     """Wrap the method of a fully imported `MODULE`. Leaves alone what it does not recognise."""
-    from sllm_transformers.takeover import UnknownSignatureError, wrap
+    from sllm_transformers.takeover import UnknownSignatureError, logger, wrap
 
     with _lock:
         cls = getattr(module, "PreTrainedModel", None)

@@ -1,4 +1,8 @@
-"""Whether loads are taken over, and with which options."""
+"""Whether loads are taken over, and with which options.
+
+It is on the way of every interpreter that `SLLM_TRANSFORMERS` is set for, so it imports the loader
+only when there are options to check.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +10,39 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import fields
 from typing import Any
 
-from sllm.errors import OptionError
-from sllm.loader.base import LoadOptions
+Options = Mapping[str, Any]
+"""Fields of `sllm.LoadOptions`, checked."""
 
 _lock = threading.Lock()
-_process_wide: LoadOptions | None = None
+_process_wide: Options | None = None
 _open_scopes = 0
-_scoped: ContextVar[LoadOptions | None] = ContextVar("sllm_transformers_options", default=None)
+_scoped: ContextVar[Options | None] = ContextVar("sllm_transformers_options", default=None)
 
 
-def parse_options(options: Mapping[str, Any]) -> LoadOptions:
-    """Check options by name and value.
+def checked(options: Options) -> Options:
+    """The options, after a check of names and values.
 
     Raises:
         OptionError: unknown name, or a value the option cannot take.
     """
+    if not options:
+        return {}
+    from dataclasses import fields
+
+    from sllm.errors import OptionError
+    from sllm.loader.base import LoadOptions
+
     known = [field.name for field in fields(LoadOptions)]
     for name in options:
         if name not in known:
             raise OptionError(f"unknown option {name!r}", hint=f"use one of {', '.join(known)}")
-    return LoadOptions(**options)
+    LoadOptions(**options)
+    return dict(options)
 
 
-def set_process_wide(options: LoadOptions | None) -> None:
+def set_process_wide(options: Options | None) -> None:
     """Switch on with `options`, or off with None, for every thread."""
     global _process_wide
     with _lock:
@@ -39,7 +50,7 @@ def set_process_wide(options: LoadOptions | None) -> None:
 
 
 @contextmanager
-def scope(options: LoadOptions) -> Iterator[None]:
+def scope(options: Options) -> Iterator[None]:
     """Switch on for the current context."""
     global _open_scopes
     with _lock:
@@ -53,9 +64,10 @@ def scope(options: LoadOptions) -> Iterator[None]:
             _open_scopes -= 1
 
 
-def active_options() -> LoadOptions | None:
+def active_options() -> Options | None:
     """The innermost options in force here; None when switched off."""
-    return _scoped.get() or _process_wide
+    scoped = _scoped.get()
+    return _process_wide if scoped is None else scoped
 
 
 def in_use() -> bool:

@@ -47,7 +47,7 @@ def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         if options is None:
             return original(*args, **kwargs)
         call = signature.bind(*args, **kwargs)
-        source = _open_source(call.arguments, options)
+        source = _open_source(call.arguments, LoadOptions(**options))
         if source is None:
             return original(*args, **kwargs)
         with source:
