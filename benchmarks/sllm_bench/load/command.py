@@ -74,9 +74,10 @@ def run(
         markdown_path.write_text(report.as_markdown(result))
     if plot_path is not None:
         plot.save(result, plot_path)
-    for label, reason in suite.failed(outcome).items():
-        click.echo(f"error: {label}: {reason}", err=True)
-    if suite.failed(outcome):
+    failures = suite.failures(outcome)
+    for failure in failures:
+        click.echo(f"error: {failure}", err=True)
+    if failures:
         sys.exit(1)
 
 

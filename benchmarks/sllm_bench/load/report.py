@@ -33,12 +33,12 @@ def as_dict(model: ModelFiles, settings: Settings, outcome: Outcome) -> dict[str
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "model": {
-            "directory": str(model.directory),
+            "name": model.directory.name,
             "files": len(model.files),
             "nbytes": model.nbytes,
         },
         "settings": {
-            "contenders": list(settings.contenders),
+            "contenders": [spec.rpartition(":")[2] for spec in settings.contenders],
             "rounds": settings.rounds,
             "methods": list(settings.methods),
             "device": settings.device,

@@ -277,7 +277,12 @@ class _Mode:
         row.samples.append(Sample(round=number, resident=resident, **answer))
 
 
-def failed(outcome: Outcome) -> dict[str, str]:
-    """Label to reason, of everybody who failed or loaded something wrong."""
-    rows = [row for rows in outcome.rows.values() for row in rows]
-    return outcome.broken | {row.label: row.failure for row in rows if row.failure}
+def failures(outcome: Outcome) -> list[str]:
+    """One line or more for everybody who failed or loaded something wrong."""
+    started = [f"{name}: {reason}" for name, reason in outcome.broken.items()]
+    return started + [
+        f"{row.contender}, {mode}, {row.label}: {row.failure}"
+        for mode, rows in outcome.rows.items()
+        for row in rows
+        if row.failure is not None
+    ]
