@@ -87,7 +87,7 @@ std::shared_ptr<Job> MakeJob(const std::vector<FileRequest*>& files, unsigned th
   // The last reference may be dropped by a thread that holds the GIL, and the destructor joins.
   return {new Job(std::move(requests), options), [](Job* job) {
             const nb::gil_scoped_release release;
-            delete job;
+            Job::Destroy(job);
           }};
 }
 

@@ -62,7 +62,7 @@ class Summing {
 
  private:
   void ReadPiece(std::byte* buffer, uint64_t offset, uint64_t length) {
-    ReadCursor cursor(buffer - offset, {offset, length}, size_, false);
+    ReadCursor cursor(buffer, {offset, length}, size_, false);
     while (!cursor.Advance(file_->Read(cursor.to(), cursor.length(), cursor.offset()), path_)) {
       if (cursor.stalls() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }

@@ -18,6 +18,11 @@ constexpr uint64_t kBlockSize = uint64_t{4} << 20;
 constexpr unsigned kQueueDepth = 16;
 constexpr unsigned kThreads = 4;
 
+// The kernel reads at most 2 GiB at once and has at most 32768 entries in a ring.
+constexpr uint64_t kMaxBlockSize = uint64_t{1} << 30;
+constexpr unsigned kMaxQueueDepth = 4096;
+constexpr unsigned kMaxThreads = 256;
+
 // Files the coordinator opens before their turn: enough to hide opening and mapping, few enough
 // for a hundred shards to stay clear of the limit on open files.
 constexpr size_t kOpenAhead = 8;
@@ -26,6 +31,14 @@ JobOptions Resolve(JobOptions options) {
   if (options.block_size == 0) options.block_size = kBlockSize;
   if (options.queue_depth == 0) options.queue_depth = kQueueDepth;
   if (options.threads == 0) options.threads = kThreads;
+  const auto check = [](const char* name, uint64_t value, uint64_t limit) {
+    if (value <= limit) return;
+    throw std::invalid_argument(std::string(name) + " " + std::to_string(value) +
+                                " is beyond the limit of " + std::to_string(limit));
+  };
+  check("block size", options.block_size, kMaxBlockSize);
+  check("queue depth", options.queue_depth, kMaxQueueDepth);
+  check("threads", options.threads, kMaxThreads);
   return options;
 }
 
@@ -43,13 +56,12 @@ Job::Job(std::vector<FileRequest> requests, JobOptions options)
 }
 
 Job::~Job() {
-  if (owner_ != 0 && owner_ != getpid()) {
-    // Forked: the threads live in the parent, and the mutex may have been held by one of them.
-    for (std::thread& thread : threads_) thread.detach();
-    return;
-  }
   Cancel();
   for (std::thread& thread : threads_) thread.join();
+}
+
+void Job::Destroy(Job* job) {
+  if (job->owner_ == 0 || job->owner_ == getpid()) delete job;
 }
 
 void Job::Start() {
@@ -269,7 +281,9 @@ std::vector<FileStats> Job::Stats() const {
       stats.allocate_seconds = task->allocate_clock.seconds();
       stats.read_seconds = task->read_clock.seconds();
       stats.verify_seconds = task->verify_clock.seconds();
-      stats.verified = task->finished && task->sums && task->sums->complete();
+      stats.verified = task->finished && task->request.verify &&
+                       (task->request.expected_size == 0 ||
+                        (task->sums && task->sums->complete()));
     }
     all.push_back(std::move(stats));
   }

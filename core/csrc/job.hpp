@@ -55,8 +55,11 @@ class Job {
 
   // Throws std::invalid_argument on contradictory requests. Touches no file yet.
   Job(std::vector<FileRequest> requests, JobOptions options);
-  // Cancels and joins. In a forked child, where the threads do not exist, it does neither.
+  // Cancels and joins.
   ~Job();
+  // Destroys the job, or leaks it in a forked child: its threads live in the parent, and one of
+  // them may have held the mutex.
+  static void Destroy(Job* job);
   Job(const Job&) = delete;
   Job& operator=(const Job&) = delete;
 

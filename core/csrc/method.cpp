@@ -76,6 +76,7 @@ void ChooseAutomatic(const MethodQuery& query, Choice* choice) {
   const std::string cached = Percent(choice->resident) + " in the page cache";
   if (choice->resident >= kMapResident) {
     choice->method = query.may_map ? Method::kMap : Method::kBuffered;
+    choice->mixed = query.may_map;
     choice->reason = cached;
     return;
   }

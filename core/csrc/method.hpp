@@ -20,7 +20,7 @@ struct Choice {
   Method method = Method::kBuffered;
   std::string reason;
   double resident = 0;           // of the wanted bytes, before the read
-  bool mixed = false;            // blocks that are in the page cache are copied from there
+  bool mixed = false;            // blocks that are in the page cache are treated as such
   std::unique_ptr<File> direct;  // opened for direct reads, when the method uses them
 };
 

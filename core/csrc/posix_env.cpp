@@ -88,7 +88,9 @@ class PosixEnv final : public Env {
     const size_t slack = huge_pages ? kHugePage : 0;
     if (length + slack < length) return -ENOMEM;
     void* const map = mmap(nullptr, length + slack, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                           // A region spans its file, of which a small part may be wanted: only
+                           // what is touched may count against the machine's memory.
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) return -errno;
     auto* begin = static_cast<std::byte*>(map);
     if (huge_pages) {

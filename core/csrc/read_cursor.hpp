@@ -12,12 +12,17 @@ namespace sllm {
 
 class ReadCursor {
  public:
-  // `base` is where byte 0 of the file goes. With `direct`, requests keep to page boundaries and
+  // `to` is where the block's first byte goes. With `direct`, requests keep to page boundaries and
   // may run past the end of the file, for which the memory needs room.
-  ReadCursor(std::byte* base, const Block& block, uint64_t file_size, bool direct)
-      : base_(base), end_(block.end()), file_size_(file_size), direct_(direct), at_(block.offset) {}
+  ReadCursor(std::byte* to, const Block& block, uint64_t file_size, bool direct)
+      : to_(to),
+        begin_(block.offset),
+        end_(block.end()),
+        file_size_(file_size),
+        direct_(direct),
+        at_(block.offset) {}
 
-  std::byte* to() const { return base_ + at_; }
+  std::byte* to() const { return to_ + (at_ - begin_); }
   uint64_t offset() const { return at_; }
   size_t length() const;
 
@@ -29,7 +34,8 @@ class ReadCursor {
   unsigned stalls() const { return stalls_; }
 
  private:
-  std::byte* base_;
+  std::byte* to_;
+  uint64_t begin_;
   uint64_t end_;
   uint64_t file_size_;
   bool direct_;

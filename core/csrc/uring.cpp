@@ -18,8 +18,8 @@ class Uring final : public Ring {
  public:
   // 0 or -errno.
   int Init(unsigned depth) {
-    // One thread submits and reaps, so completions need no interrupt of their own: about a tenth
-    // less CPU time a read. Kernels before 6.1 refuse the flags and get a plain ring.
+    // One thread submits and reaps, so completions can wait for it instead of interrupting it.
+    // Kernels before 6.1 refuse the flags and get a plain ring.
     constexpr std::array<unsigned, 2> kFlags{IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
                                              0};
     int code = 0;

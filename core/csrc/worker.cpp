@@ -62,8 +62,8 @@ void Worker::Begin(FileTask* task, size_t block) {
 
 void Worker::ReadNow(FileTask* task, size_t block, bool direct) {
   File* const file = direct ? task->choice.direct.get() : task->cached.get();
-  ReadCursor cursor(task->region->data(), task->blocks[block], task->request.expected_size,
-                    direct);
+  const Block& range = task->blocks[block];
+  ReadCursor cursor(task->region->data() + range.offset, range, task->request.expected_size, direct);
   {
     const Busy busy(&task->read_clock);
     while (!cursor.Advance(file->Read(cursor.to(), cursor.length(), cursor.offset()),
@@ -77,7 +77,10 @@ void Worker::ReadNow(FileTask* task, size_t block, bool direct) {
 
 void Worker::Populate(FileTask* task, size_t block) {
   const Block& range = task->blocks[block];
-  {
+  // A page in the cache costs its user a minor fault, in order and with neighbours mapped along;
+  // doing that for gigabytes ahead of time takes longer than the faults themselves.
+  const bool cached = task->choice.mixed && task->cached->Resident(range.offset, range.length) >= 1;
+  if (!cached) {
     const Busy busy(&task->read_clock);
     const int code = job_->options_.env->Populate(task->region->data() + range.offset,
                                                   static_cast<size_t>(range.length), Access::kRead);
@@ -106,10 +109,11 @@ void Worker::Enqueue(FileTask* task, size_t block) {
     free_slots_.push_back(slots_.size());
     slots_.push_back({nullptr, 0, ReadCursor(nullptr, {0, 0}, 0, true)});
   }
+  const Block& range = task->blocks[block];
   const uint64_t tag = free_slots_.back();
   free_slots_.pop_back();
   slots_[tag] = {task, block,
-                 ReadCursor(task->region->data(), task->blocks[block],
+                 ReadCursor(task->region->data() + range.offset, range,
                             task->request.expected_size, true)};
   Resubmit(tag);
 }
@@ -189,8 +193,7 @@ uint32_t Worker::SumMapped(FileTask* task, uint64_t offset, uint64_t length) {
   const uint64_t end = offset + length;
   while (offset < end) {
     const uint64_t piece = std::min<uint64_t>(kPiece, end - offset);
-    // The cursor writes file byte i to base + i.
-    ReadCursor cursor(scratch_.data() - offset, {offset, piece}, task->request.expected_size,
+    ReadCursor cursor(scratch_.data(), {offset, piece}, task->request.expected_size,
                       false);
     while (!cursor.Advance(task->cached->Read(cursor.to(), cursor.length(), cursor.offset()),
                            task->request.path)) {
