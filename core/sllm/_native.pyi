@@ -20,6 +20,8 @@ class Region:
     def kind(self) -> str: ...  # "anonymous" | "map"
     def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __len__(self) -> int: ...
 
 class RegionPool:
     """Keeps freed anonymous regions, already touched, for the next allocation that fits."""
@@ -62,9 +64,9 @@ class FileStats:
     started: float  # seconds since the job's start
     finished: float
     allocate_seconds: float
-    read_seconds: float  # busy time summed over readers / readers, i.e. wall time of the stage
-    verify_seconds: float
-    verified: bool
+    read_seconds: float  # time with at least one read (or population of a mapping) under way
+    verify_seconds: float  # likewise; stages overlap, so they do not add up
+    verified: bool  # every chunk that was read from at all was compared
 
 class LoadJob:
     """Reads files in order on native threads, in file order within each file.
@@ -89,7 +91,10 @@ class LoadJob:
         """True when all is read; False on timeout. Raises the job's error (OSError with filename,
         ChecksumMismatch, Cancelled, MemoryError). Wakes often enough to deliver KeyboardInterrupt."""
     def wait_range(self, file: int, begin: int, end: int) -> None:
-        """Blocks until bytes [begin, end) of that file are in its region (and verified, if asked)."""
+        """Blocks until bytes [begin, end) of that file are in its region (and verified, if asked).
+
+        Raises ValueError for bytes that no extent covers (unless the file is mapped).
+        """
     def region(self, file: int) -> Region:
         """The file's region, as soon as it is allocated (blocks until then)."""
     def release(self, file: int) -> None:
