@@ -89,7 +89,7 @@ class LoadJob:
     def start(self) -> None: ...
     def wait(self, timeout: float | None = None) -> bool:
         """True when all is read; False on timeout. Raises the job's error (OSError with filename,
-        ChecksumMismatch, Cancelled, MemoryError). Wakes often enough to deliver KeyboardInterrupt."""
+        ChecksumMismatch, Cancelled, MemoryError). Wakes often enough to deliver Ctrl-C."""
     def wait_range(self, file: int, begin: int, end: int) -> None:
         """Blocks until bytes [begin, end) of that file are in its region (and verified, if asked).
 
@@ -100,7 +100,7 @@ class LoadJob:
     def release(self, file: int) -> None:
         """The caller holds what it needs of that file's region: lets the next file start."""
     def cancel(self) -> None:
-        """At once; safe from any thread, any number of times. Destroying a job cancels and joins."""
+        """At once; from any thread, any number of times. Destroying a job cancels and joins."""
     def progress(self) -> tuple[int, int]: ...
     def stats(self) -> list[FileStats]: ...
 
@@ -114,7 +114,7 @@ def probe(path: str) -> dict[str, Any]:
     """{"direct": bool, "direct_align": int, "uring": bool, "file_system": str, "reason": str}"""
 
 def crc32c(data: Any, value: int = 0) -> int:
-    """CRC32C of a C-contiguous buffer, continuing from `value`. Hardware instruction where there is one."""
+    """CRC32C of a C-contiguous buffer, continuing from `value`; in hardware where there is any."""
 
 def crc32c_combine(first: int, second: int, second_length: int) -> int:
     """CRC32C of the concatenation."""
@@ -123,4 +123,4 @@ def crc32c_file(path: str, chunk_size: int, threads: int = 0) -> list[int]:
     """CRC32C of each chunk of a file (a file of 0 bytes has none)."""
 
 def build_info() -> dict[str, Any]:
-    """{"uring": bool (compiled in), "crc32c": "sse4.2"|"armv8"|"table", "version": str, "sanitizer": str}"""
+    """{"uring": bool (compiled in), "crc32c": "sse4.2"|"armv8"|"table", "version", "sanitizer"}"""
