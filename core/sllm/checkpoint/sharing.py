@@ -6,6 +6,7 @@ across storages counts too. See docs/format.md, "Ties and views".
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -211,8 +212,8 @@ def _check(name: str, value: object) -> torch.Tensor:
         raise refuse(
             f"a {type(value).__name__}, not a tensor", "leave it out, or turn it into a tensor"
         )
-    if value.is_meta:
-        raise refuse("on the meta device: it has no values", "load the weights before saving")
+    if value.is_meta or _is_fake(value):
+        raise refuse("on the meta device or fake: no values", "load the weights before saving")
     if is_traceable_wrapper_subclass(value):
         raise refuse(
             f"a {type(value).__name__}, which is more than one plain tensor",
@@ -225,8 +226,13 @@ def _check(name: str, value: object) -> torch.Tensor:
     # Lazily conjugated or negated tensors hold other bytes than they show.
     tensor = value.detach().resolve_conj().resolve_neg()
     if tensor.numel() and tensor.data_ptr() == 0:
-        raise refuse("no memory behind it", "a fake or released tensor has no values to save")
+        raise refuse("no memory behind it", "it was released or offloaded: load it again")
     return tensor
+
+
+def _is_fake(value: torch.Tensor) -> bool:
+    module = sys.modules.get("torch._subclasses.fake_tensor")  # not there, then no fakes either
+    return module is not None and isinstance(value, module.FakeTensor)
 
 
 def names_to_avoid(tied: object) -> Iterable[str]:
