@@ -70,13 +70,13 @@ fast_tier() {
     done
     source=$(model "$FAST_SIZE")
     nbytes=$(du -sb "$source" | cut -f1)
-    available=$(awk '/^MemAvailable:/ { print $2 * 1024 }' /proc/meminfo)
+    available=$(awk '/^MemAvailable:/ { printf "%d", $2 * 1024 }' /proc/meminfo)
     if [ "$available" -lt $((nbytes * 6)) ]; then
         echo "== fast: left out, needs $((nbytes * 6 >> 30)) GiB of memory, $((available >> 30)) GiB free"
         return
     fi
     image=$(mktemp /dev/shm/sllm-bench.XXXXXX)
-    truncate -s $((nbytes * 22 / 10 + (256 << 20))) "$image"
+    truncate -s "$(((nbytes * 22 / 10 >> 20) + 256))M" "$image"
     mkfs.ext4 -q -F -m 0 "$image"
     device=$(losetup --find --show "$image") || { device=''; echo "== fast: left out, no loop device"; return; }
     mounted=$(mktemp -d)

@@ -111,7 +111,11 @@ def row_as_dict(row: Row, nbytes: int, rows: Sequence[Row]) -> dict[str, Any]:
     for key in ("load_seconds", "touch_seconds"):
         value[key] = spread([getattr(sample, key) for sample in row.samples])
     value["seconds"] = spread([sample.seconds for sample in row.samples])
-    value["gbps"] = spread([nbytes / 1e9 / sample.seconds for sample in row.samples])
+    value["gbps"] = {
+        "median": nbytes / 1e9 / row.median,  # not of the rates: ratios shall fit the figures
+        "min": nbytes / 1e9 / value["seconds"]["max"],
+        "max": nbytes / 1e9 / value["seconds"]["min"],
+    }
     for key, other in (("of_limit", best_limit(rows)), ("of_safetensors", reference(rows))):
         value[key] = None if other is None else other.median / row.median
         value[f"{key}_paired"] = None if other is None else _paired(row, other)
