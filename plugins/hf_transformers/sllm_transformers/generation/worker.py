@@ -56,10 +56,15 @@ class Worker:
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self._queue: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
-        self._current: Generation | None = None
+        self._busy = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sllm-generate", daemon=True)
         self._thread.start()
+
+    @property
+    def running(self) -> int:
+        """Generations under way: 0 or 1."""
+        return int(self._busy)
 
     @property
     def waiting(self) -> int:
@@ -76,10 +81,14 @@ class Worker:
             raise EngineError("the engine is shutting down")
         self._queue.put(generation)
 
-    def close(self) -> None:
-        """End the running generation at its next token, drop those that wait, stop the thread."""
+    def stop(self) -> None:
+        """End the running generation at its next token and those that wait; does not block."""
         self._closed.set()
         self._queue.put(None)
+
+    def close(self) -> None:
+        """`stop()`, then wait for the thread."""
+        self.stop()
         self._thread.join()
 
     def _loop(self) -> None:
@@ -87,7 +96,9 @@ class Worker:
             if self._closed.is_set():
                 generation.emit(Piece(error=EngineError("the engine is shutting down")))
             elif not generation.cancelled.is_set():
+                self._busy = True
                 self._run(generation)
+                self._busy = False
 
     def _run(self, generation: Generation) -> None:
         started = time.monotonic()

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -92,11 +93,20 @@ def run(
         log_level="warning",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    server = uvicorn.Server(config)
+    end = server.handle_exit
+
+    def end_at_once(number: int, frame: FrameType | None) -> None:
+        """Clients of running generations get an error now, not silence at the end of the grace."""
+        worker.stop()
+        end(number, frame)
+
+    server.handle_exit = end_at_once
     # uvicorn raises the signal that ended it once more: a clean end is no death by signal.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
-        uvicorn.Server(config).run()
+        server.run()
     finally:
         worker.close()
 

@@ -52,7 +52,8 @@ class Server:
 
     async def health(self) -> dict[str, Any]:
         """GET /health"""
-        return {"status": "ok", "waiting": self._worker.waiting}
+        worker = self._worker
+        return {"status": "ok", "running": worker.running, "waiting": worker.waiting}
 
     def _check_name(self, name: str) -> None:
         if name != self.name:
@@ -72,7 +73,9 @@ class Server:
         reply: CompletionReply,
     ) -> Response:
         model = self._worker.model
-        params = request.sampling(prompts.tokens_left(model, prompt_ids, max_tokens))
+        params = request.sampling(
+            prompts.tokens_left(model, prompt_ids, max_tokens, reply.prompt_field)
+        )
         usage = Usage(len(prompt_ids))
         pieces = self._pieces(prompt_ids, params, usage)
         if request.stream:

@@ -57,8 +57,13 @@ def chat_ids(model: LanguageModel, request: ChatRequest) -> list[int]:
     return ids
 
 
-def tokens_left(model: LanguageModel, prompt_ids: Sequence[int], wanted: int | None) -> int:
+def tokens_left(
+    model: LanguageModel, prompt_ids: Sequence[int], wanted: int | None, prompt_field: str
+) -> int:
     """How many tokens to generate: `wanted`, or all that fit.
+
+    Args:
+        prompt_field: the request's field that holds the prompt.
 
     Raises:
         ApiError: it would not fit the model's context.
@@ -73,6 +78,6 @@ def tokens_left(model: LanguageModel, prompt_ids: Sequence[int], wanted: int | N
             400,
             f"this model's context holds {limit} tokens; the prompt has {len(prompt_ids)}{asked}",
             code="context_length_exceeded",
-            param="messages",
+            param="max_tokens" if room >= 1 else prompt_field,
         )
     return wanted or room

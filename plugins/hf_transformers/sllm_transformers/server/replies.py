@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(slots=True)
@@ -26,7 +26,13 @@ class Usage:
 
 @dataclass(slots=True)
 class CompletionReply:
-    """Shapes the answers of /v1/completions."""
+    """Shapes the answers of /v1/completions.
+
+    Attributes:
+        prompt_field: the request's field that holds the prompt.
+    """
+
+    prompt_field: ClassVar[str] = "prompt"
 
     model: str
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
@@ -66,6 +72,8 @@ class CompletionReply:
 @dataclass(slots=True)
 class ChatReply(CompletionReply):
     """Shapes the answers of /v1/chat/completions."""
+
+    prompt_field: ClassVar[str] = "messages"
 
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
 
