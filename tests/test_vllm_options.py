@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sllm.errors import OptionError
-from sllm.loader.base import FileRecord, LoadOptions, LoadRecord
+from sllm.loader.base import FileRecord, LoadOptions, LoadRecord, Stage
 from sllm_vllm.options import LoaderOptions, for_device, parse, valid_options
 from sllm_vllm.report import summary
 
@@ -117,9 +117,11 @@ def test_the_summary_names_bytes_tier_and_method() -> None:
         FileRecord("a.safetensors", 10**9, "map", "", "page-cache", 1.0, 0.1, False),
         FileRecord("b.safetensors", 10**9, "uring", "", "disk", 0.0, 1.0, True),
     ]
-    record = LoadRecord("m", "cpu", 2 * 10**9, 1.0, files)
-    assert summary([record], 2.0) == (
-        "sllm: 2.000 GB of weights in 2.00 s (1.00 GB/s), 2 files from disk+page-cache by map+uring"
+    stages = [Stage("allocate", 2 * 10**9, 0.5), Stage("read", 2 * 10**9, 1.0)]
+    record = LoadRecord("m", "cpu", 2 * 10**9, 1.0, files, stages)
+    assert summary([record], 1.5) == (
+        "sllm: 2.000 GB of weights in 1.50 s; "
+        "read 2 files from disk+page-cache by map+uring in 1.00 s (2.00 GB/s)"
     )
 
 

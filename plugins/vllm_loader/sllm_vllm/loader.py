@@ -89,7 +89,6 @@ class SllmModelLoader(DefaultModelLoader):  # type: ignore[misc]
         )
         self._running: tuple[Path, Loading] | None = None
         self._records: list[LoadRecord] = []
-        self._began = 0.0
 
     def load_model(
         self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = ""
@@ -104,10 +103,9 @@ class SllmModelLoader(DefaultModelLoader):  # type: ignore[misc]
     def load_weights(self, model: torch.nn.Module, model_config: ModelConfig) -> None:
         """Fill the parameters of an initialised model, then say how that went."""
         self._records.clear()
-        if self._running is None:
-            self._began = time.perf_counter()
+        began = time.perf_counter()
         super().load_weights(model, model_config)
-        logger.info(summary(self._records, time.perf_counter() - self._began))
+        logger.info(summary(self._records, time.perf_counter() - began))
         for record in self._records:
             logger.debug("load record %s", json.dumps(record.as_dict()))
 
@@ -122,7 +120,6 @@ class SllmModelLoader(DefaultModelLoader):  # type: ignore[misc]
             return
         if vllm_config.parallel_config.enable_expert_parallel:
             return
-        self._began = time.perf_counter()
         try:
             self._running = folder, reading.start(reading.Part(folder), self._options)
         except CheckpointNotFoundError:
