@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 MAIN = Path(__file__).with_name("router_main.py")
 PATIENCE = 60.0
@@ -75,9 +75,17 @@ class Answer:
 
 
 class Serving:
-    """A running `sllm serve` with the scripted engine."""
+    """A running `sllm serve`."""
 
-    def __init__(self, *arguments: str | Path, scratch: Path, engine: str = "scripted") -> None:
+    _started: ClassVar[list[Serving]] = []
+
+    def __init__(
+        self,
+        *arguments: str | Path,
+        scratch: Path,
+        engine: str = "scripted",
+        log_to: int = subprocess.PIPE,
+    ) -> None:
         self.scratch = scratch
         scratch.mkdir(parents=True, exist_ok=True)
         # Everything below the router inherits the mark: nothing can hide from the tests.
@@ -88,7 +96,7 @@ class Serving:
             [*command, *map(str, arguments)],
             env={**os.environ, name: value, "TMPDIR": str(scratch)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=log_to,
             text=True,
             start_new_session=True,
         )
@@ -97,7 +105,9 @@ class Serving:
         self._readers = [
             threading.Thread(target=self._collect, args=pair, daemon=True)
             for pair in ((self.process.stdout, self._printed), (self.process.stderr, self._log))
+            if pair[0] is not None
         ]
+        Serving._started.append(self)
         for reader in self._readers:
             reader.start()
         self.port = self._wait_ready()
@@ -134,7 +144,10 @@ class Serving:
         headers: dict[str, str] | None = None,
     ) -> Answer:
         """One request, one complete answer."""
-        data = json.dumps(body).encode() if isinstance(body, dict) else body
+        data = body
+        if isinstance(body, dict):
+            data = json.dumps(body).encode()
+            headers = {"Content-Type": "application/json", **(headers or {})}
         with contextlib.closing(self.connect()) as connection:
             connection.request(method, path, data, headers or {})
             response = connection.getresponse()
@@ -164,11 +177,20 @@ class Serving:
             reader.join(PATIENCE)
         return status
 
+    @classmethod
+    def end_all(cls) -> None:
+        """For the end of a test that may have failed half-way."""
+        while cls._started:
+            router = cls._started.pop()
+            if router.process.poll() is None:
+                router.process.kill()
+                eventually(lambda router=router: not router.left_over(), "its engines to end")
+
 
 @contextlib.contextmanager
-def serving(*arguments: str | Path, scratch: Path) -> Iterator[Serving]:
+def serving(*arguments: str | Path, scratch: Path, engine: str = "scripted") -> Iterator[Serving]:
     """As `Serving`, ended at the end."""
-    router = Serving(*arguments, scratch=scratch)
+    router = Serving(*arguments, scratch=scratch, engine=engine)
     try:
         yield router
     finally:

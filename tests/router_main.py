@@ -22,13 +22,17 @@ class ScriptedEngine:
         return None
 
     def capabilities(self) -> Capabilities:
-        return Capabilities()
+        return Capabilities(chat=self.name != "mute")
 
     def launch(self, request: LaunchRequest) -> Launch:
         if unknown := set(request.options) - {"color"}:
             raise OptionError(f"the scripted engine has no option {sorted(unknown)[0]!r}")
         argv = [sys.executable, "-S", str(Path(router_engine.__file__)), str(request.path)]
         return Launch([*argv, request.model, str(request.port)])
+
+
+class MuteEngine(ScriptedEngine):
+    name = "mute"
 
 
 class BrokenEngine(ScriptedEngine):
@@ -41,7 +45,7 @@ class BrokenEngine(ScriptedEngine):
 class Plugin:
     @hookimpl
     def sllm_engines(self) -> Iterable[Engine]:
-        return [ScriptedEngine(), BrokenEngine()]
+        return [ScriptedEngine(), MuteEngine(), BrokenEngine()]
 
 
 if __name__ == "__main__":

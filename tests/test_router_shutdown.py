@@ -9,11 +9,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from router_harness import MAIN, Serving, events, eventually, write_model
+
+
+@pytest.fixture(autouse=True)
+def no_router_survives_its_test() -> Iterator[None]:
+    yield
+    Serving.end_all()
 
 
 def start(tmp_path: Path, *arguments: str | Path) -> Serving:
@@ -35,6 +42,18 @@ def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     assert nothing_left(router, tmp_path)
     assert number.name in router.log
     assert "nothing is left running" in router.log
+
+
+def test_it_ends_although_nobody_listens_any_more(tmp_path: Path) -> None:
+    """As when the terminal was closed: every write to it fails."""
+    model = write_model(tmp_path / "m")
+    deaf, pipe = os.pipe()
+    router = Serving(model, scratch=tmp_path / "scratch", log_to=pipe)
+    os.close(pipe)
+    assert router.complete("m").status == 200
+    os.close(deaf)
+    assert router.end(signal.SIGHUP) == 0
+    assert nothing_left(router, tmp_path)
 
 
 def test_kill_9_of_the_router_takes_its_engines_along(tmp_path: Path) -> None:
@@ -162,6 +181,7 @@ def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path: Path) ->
         ([good, "--engine", "broken"], "its library is not installed"),
         ([good, "--policy", "nonesuch"], "startup-time"),
         ([good, "-o", "color"], "name=value"),
+        ([good, "-o", "colour=red"], "no option 'colour'"),
         ([good, "--host", "203.0.113.7"], "cannot listen on 203.0.113.7"),
         (["nonesuch://model"], "nonesuch"),
     ]

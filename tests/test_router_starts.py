@@ -61,14 +61,6 @@ def test_the_official_client_raises_the_engines_words(tmp_path: Path) -> None:
         assert events(model).count("start") == 1
 
 
-def test_option_the_engine_does_not_have(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "m")
-    with serving(model, "-o", "colour=red", scratch=tmp_path / "scratch") as router:
-        answer = router.complete("m")
-        assert answer.status == 503
-        assert "no option 'colour'" in answer.json["error"]["message"]
-
-
 def test_start_timeout(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", gate="never", stubborn_child=True)
     arguments = (model, "--start-timeout", "1")
@@ -238,3 +230,12 @@ def test_load_records_of_engines_are_learned(tmp_path: Path) -> None:
         assert router.metric('sllm_actual_seconds{kind="start",model="m"}')
         assert router.metric('sllm_prediction_error_ratio_count{kind="start"}') in (None, 0)
     assert "nonsense" in router.log
+
+
+def test_routes_that_an_engine_does_not_serve(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    with serving(model, engine="mute", scratch=tmp_path / "scratch") as router:
+        answer = router.ask("POST", "/v1/chat/completions", {"model": "m", "messages": []})
+        assert (answer.status, answer.json["error"]["code"]) == (400, "unsupported_route")
+        assert events(model) == []
+        assert router.complete("m").status == 200

@@ -11,7 +11,7 @@ from sllm_router.errors import RequestError, UnauthorizedError
 from sllm_router.fleet import Fleet
 from sllm_router.http import Receive, Scope, Send, header, send_bytes, send_error, send_json
 from sllm_router.metrics import Metrics
-from sllm_router.proxy import Proxy
+from sllm_router.proxy import CAPABILITY, Proxy
 from sllm_router.registry import Model, Registry
 from sllm_router.relay import AbortedResponse
 
@@ -19,7 +19,6 @@ logger = logging.getLogger("sllm.router")
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-PROXIED = ("/v1/chat/completions", "/v1/completions")
 MODELS = "/v1/models"
 
 
@@ -41,7 +40,7 @@ class App:
             "/metrics": (reading, self._show_metrics),
             MODELS: (reading, self._list_models),
         }
-        for path in PROXIED:
+        for path in CAPABILITY:
             self._routes[path] = (("POST",), proxy.handle)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -172,8 +173,8 @@ def _serve(registry: Registry, policy: Any, settings: Settings, options: dict[st
         router = Router(registry, policy, settings)
 
         def on_signal(number: signal.Signals) -> None:
-            click.echo(f"\n{number.name}: stopping; once more to hurry", err=True)
             router.ask_to_end()
+            _say(f"\n{number.name}: stopping; once more to hurry")
 
         handle_signals(on_signal)
         await router.run(
@@ -184,7 +185,13 @@ def _serve(registry: Registry, policy: Any, settings: Settings, options: dict[st
 
     with listener:
         run_until_signalled(main)
-    click.echo("stopped; nothing is left running", err=True)
+    _say("stopped; nothing is left running")
+
+
+def _say(text: str) -> None:
+    """To people, if they are still there: a closed terminal must not keep us from ending."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _greet(url: str, registry: Registry, needs_key: bool) -> None:

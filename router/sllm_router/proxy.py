@@ -35,6 +35,9 @@ logger = logging.getLogger("sllm.router")
 ATTEMPTS = 2
 """An engine that is found dead before it answered gets the request replaced by a new one, once."""
 
+CAPABILITY = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+"""The proxied routes, and which of an engine's `Capabilities` each takes."""
+
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 
 
@@ -124,6 +127,11 @@ class Proxy:
             raise RequestError("you must name a model", param="model", code="missing_model")
         request_id = header(scope, b"x-request-id") or uuid.uuid4().hex
         model = self._registry.get(name)
+        if not getattr(model.engine.capabilities(), CAPABILITY[scope["path"]]):
+            raise RequestError(
+                f"the engine of {name!r} ({model.engine.name}) does not serve {scope['path']}",
+                code="unsupported_route",
+            )
         return Exchange(scope, body, model, fields.get("stream") is True, request_id)
 
     async def _run(self, exchange: Exchange, relay: Relay, receive: Receive) -> None:

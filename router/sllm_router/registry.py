@@ -11,7 +11,7 @@ from pathlib import Path
 import sllm
 from sllm import plugins
 from sllm.errors import CheckpointError, CheckpointNotFoundError, EngineError, OptionError
-from sllm.interfaces import Engine
+from sllm.interfaces import Engine, LaunchRequest
 from sllm.loader.resolve import resolve
 from sllm_router.errors import UnknownModelError
 
@@ -110,7 +110,10 @@ def describe_model(argument: str, engine: Engine, options: Mapping[str, str]) ->
             "no config.json", path=path, hint="engines need a model in Hugging Face layout"
         )
     checkpoint = sllm.read_checkpoint(path)
-    return Model(name or path.name, path, engine, options, checkpoint.nbytes)
+    model = Model(name or path.name, path, engine, options, checkpoint.nbytes)
+    # Nothing starts here; an option that the engine does not have is better known now.
+    engine.launch(LaunchRequest(model.name, path, "127.0.0.1", 0, options))
+    return model
 
 
 def choose_engine(name: str | None) -> Engine:
