@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
 
 #include "error.hpp"
@@ -84,9 +85,11 @@ void Job::Start() {
         Worker(this, depth).Run();
       });
     }
-  } catch (...) {
+  } catch (const std::system_error& error) {
     // With one reader fewer the job still works; without any it does not.
-    if (threads_.size() < 2) Fail(std::current_exception());
+    if (threads_.size() >= 2) return;
+    const int code = error.code().value();
+    Fail(std::make_exception_ptr(IoError(code, "", ErrnoText("cannot start a thread", code))));
   }
 }
 
@@ -223,11 +226,12 @@ bool Job::WaitRange(size_t file, uint64_t begin, uint64_t end, Deadline deadline
                                 " is not within the file's " +
                                 std::to_string(task.request.expected_size) + " bytes");
   }
-  const size_t first = FirstBlockAfter(task.blocks, begin);
+  size_t next = FirstBlockAfter(task.blocks, begin);
   const auto there = [&] {
     if (!task.prepared) return false;
-    for (size_t i = first; i < task.blocks.size() && task.blocks[i].offset < end; ++i) {
-      if (!task.block_done[i]) return false;
+    // What is done stays done: each look goes on where the last one ended.
+    for (; next < task.blocks.size() && task.blocks[next].offset < end; ++next) {
+      if (!task.block_done[next]) return false;
     }
     return true;
   };
