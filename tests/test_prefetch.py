@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import sllm
 from sllm.loader import LoadRecord
-from sllm.loader.prefetch import discard
+from sllm.loader.prefetching import discard
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sllm.checkpoint import read_checkpoint
 from sllm.errors import OptionError
 from sllm.interfaces import Device
-from sllm.loader import prefetch as prefetched
+from sllm.loader import prefetching
 from sllm.loader.base import LoadOptions, Progress
 from sllm.loader.lazy import LazyCheckpoint
 from sllm.loader.loading import Loading
@@ -87,7 +87,7 @@ def stream(
     """
     path, source = resolve(model)
     if names is None:
-        running = prefetched.take(path, device)
+        running = prefetching.take(path, device)
         if running is not None:
             return running
     return _start(
@@ -165,4 +165,4 @@ def prefetch(model: str | Path, *, device: str = "cpu", options: LoadOptions | N
         prefetch_files=0,
         pool=None,
     )
-    prefetched.offer(path, device, loading)
+    prefetching.offer(path, device, loading)

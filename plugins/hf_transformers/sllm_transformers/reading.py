@@ -7,7 +7,7 @@ from collections.abc import Set
 from sllm.checkpoint.base import Checkpoint
 from sllm.loader import Loading, LoadOptions
 from sllm.loader.plan import make_plan
-from sllm.loader.prefetch import take
+from sllm.loader.prefetching import take
 from sllm.plugins import named
 
 

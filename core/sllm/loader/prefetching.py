@@ -63,18 +63,13 @@ def discard() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Reads that were under way belong to the parent: their threads do not exist here.
+    """A read under way belongs to the parent, whose threads do not exist here: forget it.
 
-    Waiting for them, which destroying them would do as well, would never end.
+    The native job knows that it is in another process and waits for nobody.
     """
     global _lock
     _lock = threading.Lock()
-    if _waiting:
-        import ctypes
-
-        for entry in _waiting.values():
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(entry))
-        _waiting.clear()
+    _waiting.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
