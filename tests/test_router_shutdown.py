@@ -138,6 +138,17 @@ def test_running_streams_are_told(tmp_path: Path) -> None:
     assert nothing_left(router, tmp_path)
 
 
+def test_a_client_that_does_not_read_cannot_hold_it(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    router = start(tmp_path, model, "--drain", "0")
+    with contextlib.closing(router.connect()) as connection:
+        body = json.dumps({"model": "m", "script": {"size": 64 << 20}})
+        connection.request("POST", "/v1/completions", body)
+        assert connection.getresponse().read(1) == b"x"
+        assert router.end() == 0
+    assert nothing_left(router, tmp_path)
+
+
 def test_a_second_signal_hurries(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", ignore_sigterm=True)
     router = start(tmp_path, model, "--drain", "10000", "--stop-grace", "10000")

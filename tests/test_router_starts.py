@@ -160,6 +160,19 @@ def test_waiting_has_an_end(tmp_path: Path) -> None:
         assert events(model).count("start") == 1
 
 
+def test_the_queue_has_a_limit(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m", gate="open")
+    arguments = (model, "--max-queue", "2")
+    with serving(*arguments, scratch=tmp_path / "s") as router, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(router.complete, "m") for _ in range(2)]
+        eventually(lambda: router.metric(COLD) == 2, "two requests to wait")
+        refused = router.complete("m")
+        assert (refused.status, refused.json["error"]["code"]) == (429, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        (model / "open").touch()
+        assert [answer.result().status for answer in waiting] == [200, 200]
+
+
 def test_idle_instances_are_stopped(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m")
     arguments = (model, "--keep-alive", "0.2")
@@ -170,6 +183,15 @@ def test_idle_instances_are_stopped(tmp_path: Path) -> None:
         eventually(lambda: not router.left_over(), "its processes to be gone")
         assert router.complete("m").status == 200
         assert events(model).count("start") == 2
+
+
+def test_eager_starts_as_many_as_fit(tmp_path: Path) -> None:
+    models = [write_model(tmp_path / name) for name in ("a", "b")]
+    arguments = (*models, "--eager", "--max-instances", "1")
+    with serving(*arguments, scratch=tmp_path / "scratch") as router:
+        expected = {"a": "ready", "b": "stopped"}
+        eventually(lambda: router.ask("GET", "/health").json["models"] == expected, "one to start")
+        assert events(models[1]) == []
 
 
 def test_eager(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ _OPTIONS: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
         help="For a request to get an engine.",
     ),
     click.option(
+        "--max-queue", default=1000, show_default=True, type=click.IntRange(min=1),
+        help="Requests that may wait for one model.",
+    ),
+    click.option(
         "--read-timeout", default=600.0, show_default=True, type=POSITIVE, metavar="SECONDS",
         help="Silence from an engine after which a request is given up.",
     ),
@@ -144,6 +148,7 @@ def _settings(options: dict[str, Any], registry: Registry) -> Settings:
         keep_alive=options["keep_alive"],
         start_timeout=options["start_timeout"],
         queue_timeout=options["queue_timeout"],
+        max_queue=options["max_queue"],
         heartbeat=options["heartbeat"],
         read_timeout=options["read_timeout"],
         stop_grace=options["stop_grace"],

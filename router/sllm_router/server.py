@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
@@ -31,6 +33,9 @@ UPSTREAM_KEEP_ALIVE = 3.0
 """Below the 5 s after which engines on uvicorn close idle connections: never reuse a dying one."""
 
 CLIENT_KEEP_ALIVE = 30
+
+SLOW_CLIENT_SECONDS = 3
+"""For clients to take their last bytes when the router ends; then they are cut off."""
 
 
 class HttpServer(uvicorn.Server):
@@ -105,6 +110,7 @@ class Router:
                     server_header=False,
                     date_header=False,
                     timeout_keep_alive=CLIENT_KEEP_ALIVE,
+                    timeout_graceful_shutdown=math.ceil(self._settings.drain) + SLOW_CLIENT_SECONDS,
                 )
             )
             serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -120,10 +126,12 @@ class Router:
                 app.closing = True
                 server.should_exit = True
                 await self._close(fleet, proxy)
+                server.force_exit = self._hurry.is_set()
                 await serving
 
     def _start_all(self, fleet: Fleet) -> None:
-        for model in self._registry:
+        # Those beyond capacity would push the first ones out again.
+        for model in itertools.islice(self._registry, self._settings.capacity):
             with contextlib.suppress(StartFailedError):
                 fleet.begin_start(model)
 

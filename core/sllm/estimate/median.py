@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from sllm.errors import OptionError
@@ -126,8 +127,6 @@ class MedianEstimator:
 
 
 def _estimate(expected: float, ratios: list[float]) -> Estimate:
-    from statistics import median
-
     mean = expected * median(ratios)
     return Estimate(mean, max(mean, expected * upper_quantile(ratios)), len(ratios))
 
