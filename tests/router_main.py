@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,5 +50,7 @@ class Plugin:
 
 
 if __name__ == "__main__":
+    for module in filter(None, os.environ.get("WITHOUT", "").split(",")):
+        sys.modules[module] = None  # type: ignore[assignment]  # importing it fails
     manager().register(Plugin())
     main(prog_name="sllm")

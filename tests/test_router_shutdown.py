@@ -44,6 +44,23 @@ def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     assert "nothing is left running" in router.log
 
 
+def test_without_the_optional_speedups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install uvicorn` brings neither; the standard library's loop and h11 must do."""
+    monkeypatch.setenv("WITHOUT", "uvloop,httptools")
+    model = write_model(tmp_path / "m", stubborn_child=True)
+    router = start(tmp_path, model)
+    assert router.complete("m").status == 200
+    assert router.complete("m", stream=True).body.endswith(b"data: [DONE]\n\n")
+    connection = router.connect()
+    body = {"model": "m", "stream": True, "script": {"hang": True}}
+    connection.request("POST", "/v1/completions", json.dumps(body))
+    eventually(lambda: "hanging" in events(model), "the engine to hang")
+    connection.close()
+    eventually(lambda: "aborted" in events(model), "the engine to see the client leave")
+    assert router.end(signal.SIGINT) == 0
+    assert nothing_left(router, tmp_path)
+
+
 def test_it_ends_although_nobody_listens_any_more(tmp_path: Path) -> None:
     """As when the terminal was closed: every write to it fails."""
     model = write_model(tmp_path / "m")
