@@ -1,7 +1,7 @@
 """Runs vLLM in one process for many tests: an engine start is mostly imports.
 
-Started by `vllm_process.VllmProcess`: reads jobs from standard input, a line of JSON each, and writes
-a line for each result to the descriptor named on the command line. What vLLM prints stays apart.
+Started by `vllm_process.VllmProcess`: reads jobs from standard input, a line of JSON each, and
+writes a line for each result to the descriptor named on the command line, apart from vLLM's output.
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ class SllmModelLoader(DefaultModelLoader):  # type: ignore[misc]
         """As in the base class, with reading begun before the model is built."""
         self._begin(vllm_config, model_config)
         try:
-            return super().load_model(vllm_config, model_config, prefix)
+            model: torch.nn.Module = super().load_model(vllm_config, model_config, prefix)
+            return model
         finally:
             self._drop_running()
 
