@@ -39,7 +39,9 @@ def random_tensor(dtype: torch.dtype, shape: tuple[int, ...], seed: int = 0) -> 
 
 def bits(tensor: torch.Tensor) -> bytes:
     """The tensor's bytes, so that NaNs compare too."""
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    # `contiguous()` keeps odd strides of axes of length 1, which a view as bytes refuses.
+    packed = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return packed.flatten().view(torch.uint8).numpy().tobytes()
 
 
 def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:

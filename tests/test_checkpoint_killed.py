@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sllm.checkpoint import convert
+from sllm.checkpoint import convert, verify
 
 SWEEP = Path(__file__).with_name("kill_sweep.py")
 
@@ -42,6 +42,42 @@ def test_killed_at_many_points(mode: str, tmp_path: Path) -> None:
     assert seen["nothing"] > 10  # killed before the first rename
     if mode == "aside":
         assert seen["put back"] > 0  # killed between the two renames
+
+
+_CONVERT = """
+import sys
+from sllm.checkpoint import convert
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(int(sys.argv[3])):
+    convert(sys.argv[1], sys.argv[2], overwrite=True, max_shard_size=1000 + 500 * number)
+"""
+
+
+def test_several_at_once_write_the_same_directory(tmp_path: Path) -> None:
+    """None takes another's unfinished directory for a leftover; the last one wins, whole."""
+    source = tmp_path / "source.safetensors"
+    tensors = {str(n): torch.full((100 + n,), n, dtype=torch.int32) for n in range(12)}
+    save_file(tensors, source)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = [sys.executable, "-c", _CONVERT, str(source), str(disk / "out"), "4"]
+    runs = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for run in runs:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        assert run.stdin is not None
+        run.stdin.write("go\n")
+        run.stdin.flush()
+    for run in runs:
+        run.communicate()
+        assert run.returncode == 0
+    assert [path.name for path in disk.iterdir()] == ["out"]
+    assert verify(disk / "out").tensors == 12
 
 
 @pytest.mark.soak

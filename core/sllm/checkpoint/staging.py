@@ -145,31 +145,38 @@ def clean_leftovers(destination: Path) -> None:
     with suppress(OSError):
         for leftover in sorted(destination.parent.iterdir()):
             name = leftover.name
-            if not name.startswith(prefix) or UNFINISHED.match(name) is None:
-                continue
-            if not _is_abandoned(leftover):
-                continue
-            is_old = ".sllm-old-" in name and not (leftover / MARKER).exists()
-            if is_old and not os.path.lexists(destination):
-                logger.warning("putting %s back: a run was killed while replacing it", destination)
-                leftover.rename(destination)
-            else:
-                remove(leftover)
+            if name.startswith(prefix) and UNFINISHED.match(name) is not None:
+                with _abandoned(leftover) as abandoned:
+                    if abandoned:
+                        _clean(leftover, destination)
 
 
-def _is_abandoned(directory: Path) -> bool:
-    """Whether the process that wrote it is gone: its lock went with it."""
+def _clean(leftover: Path, destination: Path) -> None:
+    whole = ".sllm-old-" in leftover.name and not (leftover / MARKER).exists()
+    if whole and not os.path.lexists(destination):
+        logger.warning("putting %s back: a run was killed while replacing it", destination)
+        leftover.rename(destination)
+    else:
+        remove(leftover)
+
+
+@contextmanager
+def _abandoned(directory: Path) -> Iterator[bool]:
+    """Whether the process that wrote it is gone, its lock with it; ours for the time being."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return False
+        yield False
+        return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
     finally:
         os.close(descriptor)
-    return True
 
 
 def remove(directory: Path) -> None:
