@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ from sllm_bench.load.suite import Outcome, Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_WORTH_TELLING = 0.01
+"""Seconds of allocation below which the table does not mention it."""
 
 COLUMNS = (
     "loader",
@@ -147,8 +151,13 @@ def _ratio(value: float | None) -> str:
 
 
 def _note(row: Mapping[str, Any]) -> str:
-    details = row["samples"][-1]["details"]
-    method = details.get("method", "")
-    if row["contender"] == "sllm" and row["variant"] in ("auto", "fresh") and method:
-        return f"chose {method}"
-    return str(details.get("reason", "")) if row["limit"] else ""
+    details = [sample["details"] for sample in row["samples"]]
+    if row["limit"]:
+        return str(details[-1].get("reason", ""))
+    if row["contender"] != "sllm" or row["variant"] not in ("auto", "fresh"):
+        return ""
+    chosen = sorted({each["method"] for each in details if each.get("method")})
+    note = f"chose {', '.join(chosen)}" if chosen else ""
+    allocating = [each.get("stages", {}).get("allocate", 0.0) for each in details]
+    median = statistics.median(allocating)
+    return note + (f"; allocating: {median:.2f} s" if median >= _WORTH_TELLING else "")
