@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import google_crc32c
@@ -340,15 +340,43 @@ def test_a_damaged_prepared_source_is_not_copied(layers: Path, tmp_path: Path) -
     assert entries(tmp_path) == {"layers", "one"}
 
 
-def test_a_source_that_shrinks_meanwhile(layers: Path, tmp_path: Path) -> None:
-    path = layers / "model.safetensors"
+def shrink(path: Path) -> None:
+    """Cut it."""
+    os.truncate(path, path.stat().st_size // 2)
 
-    def shrink(done: int, total: int) -> None:
-        os.truncate(path, path.stat().st_size // 2)
+
+def write_into(path: Path) -> None:
+    """Change a byte where it lies; its time tells."""
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xff")
+    os.utime(path, ns=(0, 0))
+
+
+@pytest.mark.parametrize("change", [shrink, write_into])
+def test_a_source_that_changes_meanwhile(
+    change: Callable[[Path], None], layers: Path, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append(done)
+        if len(seen) == 5:
+            change(layers / "model.safetensors")
 
     with pytest.raises(CorruptCheckpointError, match="changed while it was read"):
-        convert(layers, tmp_path / "out", progress=shrink)
+        convert(layers, tmp_path / "out", progress=progress)
     assert entries(tmp_path) == {"layers"}
+
+
+def test_a_source_replaced_between_looking_and_copying(layers: Path, tmp_path: Path) -> None:
+    def progress(done: int, total: int) -> None:  # first called before any source is opened
+        if not (layers / "old").exists():
+            (layers / "model.safetensors").rename(layers / "old")
+            save_file({"other": torch.zeros(3)}, layers / "model.safetensors")
+
+    with pytest.raises(CorruptCheckpointError, match="changed while it was read"):
+        convert(layers, tmp_path / "out", progress=progress)
 
 
 @pytest.mark.parametrize("chunk_size", [0, 1, 4095, 4097, 2 << 30, -4096])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from checkpoint_files import assert_agrees
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model
 from samples import DTYPES, assert_same, bits, random_tensor
 
 import sllm
@@ -169,6 +169,9 @@ def test_modules(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "m" / "config.json").read_text()) == {"model_type": "tied"}
     other = Tied()
     other.load_state_dict(sllm.load(tmp_path / "m"))
+    assert torch.equal(other.head.weight, module.embed.weight)
+    other = Tied()
+    assert load_model(other, tmp_path / "m" / "model.safetensors") == (set(), [])
     assert torch.equal(other.head.weight, module.embed.weight)
 
 

@@ -13,6 +13,7 @@ from sllm import _native
 from sllm.checkpoint.base import Checkpoint, DataFile, TensorInfo
 from sllm.checkpoint.companions import companions, copy_companions
 from sllm.checkpoint.files import open_file, os_errors, read_exactly
+from sllm.checkpoint.header import read_header
 from sllm.checkpoint.layout import Item, engine_order, parse_size, plan, split
 from sllm.checkpoint.manifest import read_prepared
 from sllm.checkpoint.output import (
@@ -138,6 +139,7 @@ class _Source:
         self._checkpoint = checkpoint
         self._stack = ExitStack()
         self._descriptors: dict[str, int] = {}
+        self._stamps: dict[str, tuple[int, ...]] = {}
         self._sums: dict[str, int] = {}
 
     def __enter__(self) -> _Source:
@@ -151,10 +153,11 @@ class _Source:
             if len(self._descriptors) >= _OPEN_FILES:
                 self._stack.close()
                 self._descriptors.clear()
-            descriptor, size = self._stack.enter_context(open_file(file.path))
-            if size != file.size:
-                raise _changed(file, min(size, file.size))
+            descriptor, _ = self._stack.enter_context(open_file(file.path))
             self._descriptors[file.name] = descriptor
+            now = _stamp(descriptor)
+            if self._stamps.setdefault(file.name, now) != now or not _same_header(file):
+                raise _changed(file, file.data_offset)
         return self._descriptors[file.name]
 
     def put(self, target: TensorInfo, writer: ChunkWriter, advance: Callable[[int], None]) -> None:
@@ -189,7 +192,10 @@ class _Source:
         """
         found = {}
         for file in self._checkpoint.files.values():
-            header = read_exactly(self._open(file), 0, file.data_offset, file.path)
+            descriptor = self._open(file)
+            if _stamp(descriptor) != self._stamps[file.name]:
+                raise _changed(file, file.data_offset)
+            header = read_exactly(descriptor, 0, file.data_offset, file.path)
             whole = _native.crc32c(header)
             for tensor in file.tensors:
                 whole = _native.crc32c_combine(whole, self._sums[tensor.name], tensor.nbytes)
@@ -202,6 +208,17 @@ class _Source:
                 )
             found[file.name] = whole
         return found
+
+
+def _stamp(descriptor: int) -> tuple[int, ...]:
+    """Differs once somebody has written to the file or put another in its place."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _same_header(file: DataFile) -> bool:
+    fresh = read_header(file.path, file.name)
+    return (fresh.size, fresh.tensors) == (file.size, file.tensors)
 
 
 def _whole(file: DataFile) -> int:
