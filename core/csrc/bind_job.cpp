@@ -73,7 +73,7 @@ Job::Deadline DeadlineAfter(std::optional<double> timeout) {
 
 std::shared_ptr<Job> MakeJob(const std::vector<FileRequest*>& files, unsigned threads,
                              unsigned queue_depth, uint64_t block_size, bool huge_pages,
-                             size_t prefetch_files, std::shared_ptr<RegionPool> pool) {
+                             bool register_buffers, size_t prefetch_files, std::shared_ptr<RegionPool> pool) {
   std::vector<FileRequest> requests;
   requests.reserve(files.size());
   for (const FileRequest* file : files) requests.push_back(*file);
@@ -82,6 +82,7 @@ std::shared_ptr<Job> MakeJob(const std::vector<FileRequest*>& files, unsigned th
   options.queue_depth = queue_depth;
   options.block_size = block_size;
   options.huge_pages = huge_pages;
+  options.register_buffers = register_buffers;
   options.prefetch_files = prefetch_files;
   options.pool = std::move(pool);
   // The last reference may be dropped by a thread that holds the GIL, and the destructor joins.
@@ -116,7 +117,7 @@ void BindJob(nb::module_& module) {
   BindRecords(module);
   nb::class_<Job>(module, "LoadJob", "Reads files in order on native threads.")
       .def(nb::new_(&MakeJob), "files"_a, nb::kw_only(), "threads"_a = 0, "queue_depth"_a = 0,
-           "block_size"_a = 0, "huge_pages"_a = true, "prefetch_files"_a = 0,
+           "block_size"_a = 0, "huge_pages"_a = true, "register_buffers"_a = false, "prefetch_files"_a = 0,
            "pool"_a = nb::none())
       .def("start", &Job::Start, nb::call_guard<nb::gil_scoped_release>())
       .def(

@@ -36,6 +36,7 @@ struct RingRead {
   uint32_t length;
   uint64_t offset;
   uint64_t tag;
+  bool registered = false;  // `to` lies within what was registered last
 };
 
 struct RingResult {
@@ -51,6 +52,9 @@ class Ring {
   virtual int Submit(const RingRead& read) = 0;
   // Appends at least one result unless `milliseconds` pass first. 0 or -errno.
   virtual int Wait(std::vector<RingResult>* results, unsigned milliseconds) = 0;
+  // Pins [begin, begin + length) once for all reads marked `registered`, in place of what was
+  // registered before. 0 or -errno: -EINVAL from old kernels, -ENOMEM beyond RLIMIT_MEMLOCK.
+  virtual int Register(std::byte* begin, size_t length) = 0;
   // Asks the kernel to end what is queued. The results still have to be collected.
   virtual void CancelAll() = 0;
 };

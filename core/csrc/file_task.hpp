@@ -55,6 +55,8 @@ struct FileTask {
   std::shared_ptr<Region> region;
   std::unique_ptr<ChunkSums> sums;
 
+  std::atomic<bool> registered{false};  // some read went into registered memory
+
   BusyClock allocate_clock;
   BusyClock read_clock;
   BusyClock verify_clock;

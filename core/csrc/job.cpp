@@ -276,6 +276,7 @@ std::vector<FileStats> Job::Stats() const {
     if (task->prepared) {
       stats.method = MethodName(task->choice.method);
       stats.reason = task->choice.reason;
+      if (task->registered.load(std::memory_order_relaxed)) stats.reason += ", registered buffers";
       stats.resident = task->choice.resident;
       stats.started = task->started;
       stats.finished = task->finished_at;

@@ -31,7 +31,8 @@ struct JobOptions {
   unsigned queue_depth = 0;  // blocks in flight over all threads, io_uring only
   uint64_t block_size = 0;
   bool huge_pages = true;
-  size_t prefetch_files = 0;  // 0: no limit
+  bool register_buffers = false;  // io_uring, memory touched before; see README.md
+  size_t prefetch_files = 0;      // 0: no limit
   std::shared_ptr<RegionPool> pool;
   Env* env = Env::Default();
 };

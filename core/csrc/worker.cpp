@@ -105,6 +105,7 @@ void Worker::Enqueue(FileTask* task, size_t block) {
       return;
     }
   }
+  if (job_->options_.register_buffers && task != registered_) RegisterMemory(task);
   if (free_slots_.empty()) {
     free_slots_.push_back(slots_.size());
     slots_.push_back({nullptr, 0, ReadCursor(nullptr, {0, 0}, 0, true)});
@@ -118,11 +119,25 @@ void Worker::Enqueue(FileTask* task, size_t block) {
   Resubmit(tag);
 }
 
+// Only memory that is all touched: pinning would touch the rest, on this thread alone, before its
+// turn and beyond what is wanted. Reads of the previous file that are still in flight keep their pages
+// pinned by themselves.
+void Worker::RegisterMemory(FileTask* task) {
+  const Memory& memory = task->region->memory();
+  if (!may_register_ || !memory.Touched(0, memory.capacity())) return;
+  registered_ = nullptr;
+  // Optional by nature: an unprivileged process may pin 8 MiB by default.
+  may_register_ = ring_->Register(memory.data(), memory.capacity()) == 0;
+  if (!may_register_) return;
+  registered_ = task;
+  task->registered.store(true, std::memory_order_relaxed);
+}
+
 void Worker::Resubmit(uint64_t tag) {
   const Slot& slot = slots_[tag];
   const int code = ring_->Submit({slot.task->choice.direct->descriptor(), slot.cursor.to(),
                                   static_cast<uint32_t>(slot.cursor.length()),
-                                  slot.cursor.offset(), tag});
+                                  slot.cursor.offset(), tag, slot.task == registered_});
   if (code != 0) {
     throw IoError(-code, slot.task->request.path, ErrnoText("cannot queue a read", -code));
   }

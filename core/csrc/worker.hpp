@@ -31,6 +31,7 @@ class Worker {
   void ReadNow(FileTask* task, size_t block, bool direct);
   void Populate(FileTask* task, size_t block);
   void Enqueue(FileTask* task, size_t block);
+  void RegisterMemory(FileTask* task);
   void Resubmit(uint64_t tag);
   void Collect();
   void Drain();
@@ -40,6 +41,8 @@ class Worker {
   Job* const job_;
   const unsigned depth_;
   std::unique_ptr<Ring> ring_;
+  const FileTask* registered_ = nullptr;  // whose memory the ring has registered
+  bool may_register_ = true;
   std::vector<Slot> slots_;
   std::vector<uint64_t> free_slots_;
   unsigned in_flight_ = 0;

@@ -72,7 +72,9 @@ class LoadJob:
     """Reads files in order on native threads, in file order within each file.
 
     Nothing happens before start(). At most `prefetch_files` files are in flight or finished but
-    not yet released by release(); 0 = no limit.
+    not yet released by release(); 0 = no limit. register_buffers: with io_uring, pin memory that
+    is all touched already once instead of for every read (where the kernel and RLIMIT_MEMLOCK
+    allow, else silently not); off by default because it measured no gain, see core/csrc/README.md.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class LoadJob:
         queue_depth: int = 0,
         block_size: int = 0,
         huge_pages: bool = True,
+        register_buffers: bool = False,
         prefetch_files: int = 0,
         pool: RegionPool | None = None,
     ) -> None: ...

@@ -136,7 +136,9 @@ TEST_P(Faults, WhatArrivedBeforeTheErrorIsThere) {
   // Some block came before the last one; a range that is there stays readable after the error.
   const auto [done, total] = job->Progress();
   EXPECT_LT(done, total);
-  if (done == total - (kSize % kBlock)) EXPECT_TRUE(job->WaitRange(0, 0, kBlock, Soon()));
+  if (done == total - (kSize % kBlock)) {
+    EXPECT_TRUE(job->WaitRange(0, 0, kBlock, Soon()));
+  }
 }
 
 TEST_P(Faults, TruncationWhileReadingIsAnError) {
@@ -239,6 +241,37 @@ TEST(RingFaults, WithoutIoUringAutoReadsWithThreads) {
   std::shared_ptr<Region> region;
   ASSERT_TRUE(job.WaitRegion(0, Soon(), &region));
   EXPECT_TRUE(SameBytes(*region, data));
+}
+
+TEST(RingFaults, RegisteredBuffersAreOptional) {
+  const auto data = RandomBytes(kSize);
+  const TempFile file(data);
+  if (!HaveUring() || !HaveDirect(file.path())) GTEST_SKIP() << "no io_uring here";
+  auto pool = std::make_shared<RegionPool>(0);
+  FaultEnv env;
+  JobOptions options;
+  options.env = &env;
+  options.block_size = kBlock;
+  options.register_buffers = true;
+  for (const int refusal : {0, ENOMEM}) {
+    env.register_error = refusal;
+    std::vector<FileRequest> requests;
+    for (int i = 0; i < 3; ++i) {
+      requests.push_back(Request(file.path(), kSize, {{0, kSize}}, Method::kUring));
+      // The second has room that nothing will have touched.
+      const size_t room = i == 1 ? 4 * Memory::kSlice : 0;
+      requests.back().into = pool->Allocate(kSize + room, true, /*touch=*/i != 1);
+    }
+    Job job(requests, options);
+    job.Start();
+    ASSERT_TRUE(job.Wait(Soon()));
+    for (const FileRequest& request : requests) EXPECT_TRUE(SameBytes(*request.into, data));
+    // Whether the kernel lets us is its business; memory not touched before must stay out of it.
+    EXPECT_EQ(job.Stats()[1].reason, "asked for");
+    if (refusal != 0) {
+      EXPECT_EQ(job.Stats()[0].reason, "asked for");
+    }
+  }
 }
 
 TEST(MapFaults, PagesThatCannotBeReadAreAnError) {

@@ -57,7 +57,9 @@ TEST_P(EveryMethod, ReadsEverySizeExactly) {
       EXPECT_TRUE(stats.verified);
       EXPECT_EQ(stats.nbytes, size);
       EXPECT_FALSE(stats.reason.empty());
-      if (GetParam() != Method::kAuto) EXPECT_EQ(stats.method, MethodName(GetParam()));
+      if (GetParam() != Method::kAuto) {
+        EXPECT_EQ(stats.method, MethodName(GetParam()));
+      }
     }
   }
 }

@@ -100,6 +100,10 @@ class FaultRing final : public Ring {
     faked_.clear();
     return 0;
   }
+  int Register(std::byte* begin, size_t length) override {
+    if (const int error = env_->register_error.load()) return -error;
+    return inner_->Register(begin, length);
+  }
   void CancelAll() override { inner_->CancelAll(); }
 
  private:

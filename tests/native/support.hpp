@@ -50,6 +50,7 @@ class FaultEnv final : public Env {
   std::atomic<int> anonymous_error{0};
   std::atomic<int> ring_error{0};
   std::atomic<int> submit_error{0};
+  std::atomic<int> register_error{0};
   std::optional<double> resident;
 
   std::atomic<int> open_files{0};
