@@ -33,7 +33,7 @@ class _AfterImport:
                 continue
             spec = finder.find_spec(fullname, path, target)
             if spec is not None:
-                _call_after(spec, patch)
+                _call_after(spec, _patch_quietly)
                 return spec
         return None
 
@@ -102,6 +102,20 @@ def patch(module: ModuleType) -> None:
             return
         ours.__func__.__sllm_original__ = current  # type: ignore[attr-defined]
         setattr(cls, METHOD, ours)
+
+
+def _patch_quietly(module: ModuleType) -> None:
+    """Patch and get ready, while transformers is being imported: whatever fails, it must not."""
+    try:
+        patch(module)
+        # Imports that the first load would otherwise pay for.
+        from sllm.plugins import manager
+
+        manager()
+    except Exception:
+        import logging
+
+        logging.getLogger("sllm_transformers").exception("not enabled: stock loading")
 
 
 def _original_of(method: Any) -> Any:

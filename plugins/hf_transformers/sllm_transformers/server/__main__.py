@@ -6,7 +6,6 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -78,6 +77,7 @@ def run(
 
     from sllm_transformers.generation import LanguageModel, Worker
     from sllm_transformers.server.app import make_app
+    from sllm_transformers.server.shutdown import PromptServer
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -93,20 +93,11 @@ def run(
         log_level="warning",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = uvicorn.Server(config)
-    end = server.handle_exit
-
-    def end_at_once(number: int, frame: FrameType | None) -> None:
-        """Clients of running generations get an error now, not silence at the end of the grace."""
-        worker.stop()
-        end(number, frame)
-
-    server.handle_exit = end_at_once
     # uvicorn raises the signal that ended it once more: a clean end is no death by signal.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
-        server.run()
+        PromptServer(config, worker).run()
     finally:
         worker.close()
 
