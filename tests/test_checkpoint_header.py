@@ -148,6 +148,12 @@ REFUSED = {
         "a",
         8,
     ),
+    "a dimension too many": (
+        safetensors_bytes({"a": entry("U8", [1] * 65, 0, 1)}, b"a"),
+        "65 dimensions",
+        "a",
+        8,
+    ),
     "shape too small": (safetensors_bytes(raw_entry(shape="[3]"), ABCD), "takes 3 bytes", "a", 8),
     "shape too large": (safetensors_bytes(raw_entry(shape="[5]"), ABCD), "takes 5 bytes", "a", 8),
     "half a byte": (safetensors_bytes({"a": entry("F4", [3], 0, 2)}, b"ab"), "1.5", "a", 8),
@@ -196,6 +202,20 @@ def test_refused_with_file_tensor_offset_and_advice(case: str, tmp_path: Path) -
     assert error.value.offset is not None
     if offset is not None:
         assert error.value.offset == offset
+
+
+def test_messages_stay_readable_whatever_the_names(tmp_path: Path) -> None:
+    name = "x" * 1_000_000
+    for raw in (
+        safetensors_bytes({name: entry("U8", [1], 0, 2)}, b"ab"),
+        safetensors_bytes({name: A, "y": A}, ABCD),
+        safetensors_bytes(f'{{"{name}":1,"{name}":1}}'),
+        safetensors_bytes({"a": entry(name, [1], 0, 1)}, b"a"),
+    ):
+        (tmp_path / "x.safetensors").write_bytes(raw)
+        with pytest.raises(CheckpointError) as error:
+            read_checkpoint(tmp_path / "x.safetensors")
+        assert len(str(error.value)) < 2000
 
 
 @pytest.mark.parametrize("dtype", ["C128", "u8", "F6", "", 8, None, ["U8"], {"U8": None}])

@@ -35,7 +35,7 @@ class SllmError(Exception):
             f"{label} {value}"
             for label, value in (
                 ("file", self.path),
-                ("tensor", None if tensor is None else repr(tensor)),
+                ("tensor", None if tensor is None else f"{tensor!r:.300}"),
                 ("offset", offset),
             )
             if value is not None

@@ -22,6 +22,9 @@ from sllm.errors import CorruptCheckpointError, UnsupportedFormatError
 MAX_HEADER = 100_000_000
 """Longest header in bytes; the limit of safetensors itself."""
 
+MAX_DIMENSIONS = 64
+"""Of one tensor; NumPy's limit, and far above any model's."""
+
 _LENGTH = struct.Struct("<Q")
 _LARGEST = (1 << 63) - 1
 _COPY_AGAIN = "download or copy the file again"
@@ -165,6 +168,8 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[int, int, str, tuple[int,
     # `type(...) is int`: JSON's true and false are no numbers.
     if type(begin) is not int or type(end) is not int or not begin <= end <= _LARGEST:
         _broken(name, path, f"data_offsets {offsets!r:.80} are not a range")
+    if len(shape) > MAX_DIMENSIONS:
+        _broken(name, path, f"{len(shape)} dimensions are more than {MAX_DIMENSIONS}")
     total = bits
     zero = False
     for dimension in shape:
@@ -206,9 +211,9 @@ def _bad_neighbours(
     previous: str, name: str, reached: int, begin: int, data_offset: int, path: Path
 ) -> NoReturn:
     if begin < reached:
-        what = f"its bytes overlap those of {previous!r}"
+        what = f"its bytes overlap those of {previous!r:.300}"
     else:
-        before = f"between {previous!r} and it" if previous else "before it"
+        before = f"between {previous!r:.300} and it" if previous else "before it"
         what = f"{begin - reached} bytes {before} belong to no tensor"
     raise CorruptCheckpointError(
         what, path=path, tensor=name, offset=data_offset + begin, hint=_WRITER_AT_FAULT

@@ -70,7 +70,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise StrictJSONError(f"duplicate name {key!r}")
+                raise StrictJSONError(f"duplicate name {key!r:.300}")
             seen.add(key)
     return found
 
