@@ -86,6 +86,44 @@ def test_tied_weights_are_one_memory(model_of: Callable[..., Path]) -> None:
         assert_same_model(stock, ours)
 
 
+def test_a_saved_live_model_loads_with_its_ties(
+    model_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    """`sllm.save` stores tied weights once; both names are there again after loading."""
+    original = AutoModelForCausalLM.from_pretrained(model_of("qwen2"))
+    sllm.save(original, tmp_path)
+    original.config.save_pretrained(tmp_path)
+    with sllm_transformers.enabled():
+        loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert ties(loaded) == ties(original)
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name])
+
+
+def test_one_stored_tensor_under_two_names_that_the_model_does_not_tie(
+    model_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Stored once, but two weights for the model: writing to one leaves the other alone."""
+    original = AutoModelForCausalLM.from_pretrained(model_of("llama"))
+    state = dict(original.state_dict())
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    first, second = (f"model.layers.{n}.self_attn.q_proj.weight" for n in range(2))
+    state[second] = state[first].t()
+    sllm.save(state, tmp_path)
+    original.config.save_pretrained(tmp_path)
+    assert len(sllm.read_checkpoint(tmp_path).views) == 2
+    with sllm_transformers.enabled():
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+        assert tensor.is_contiguous(), name
+    before = loaded.model.embed_tokens.weight.detach().clone()
+    with torch.no_grad():
+        loaded.lm_head.weight.zero_()
+    assert torch.equal(loaded.model.embed_tokens.weight, before)
+
+
 @pytest.mark.parametrize("stored", ["bfloat16", "float16"])
 @pytest.mark.parametrize("dtype", ["auto", torch.float32, torch.bfloat16, "float16"], ids=str)
 def test_dtype(stored: str, dtype: Any, model_of: Callable[..., Path]) -> None:
