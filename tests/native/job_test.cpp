@@ -242,7 +242,7 @@ TEST(Job, ManyAtOnce) {
 
 TEST(FileSums, StopWhenAsked) {
   const TempFile file(RandomBytes(100000));
-  EXPECT_THROW(FileChunkSums(Env::Default(), file.path(), 1000, 2, [] { return true; }),
+  EXPECT_THROW(FileChunkSums(Env::Default(), file.path(), 1000, 1, [] { return true; }),
                CancelledError);
   EXPECT_THROW(FileChunkSums(Env::Default(), file.path(), 0, 2, {}), std::invalid_argument);
   EXPECT_THROW(FileChunkSums(Env::Default(), "/nonexistent", 1, 2, {}), IoError);
