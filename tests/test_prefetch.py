@@ -87,3 +87,10 @@ def test_a_forked_child_reads_for_itself(model: Path) -> None:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     assert sllm.load(model)
+
+
+def test_the_record_ends_with_the_last_byte_not_with_the_taking(model: Path) -> None:
+    sllm.prefetch(model)
+    with sllm.stream(model) as loading:
+        loading.wait()
+        assert loading.record.seconds == loading._job.stats()[0].finished

@@ -280,6 +280,9 @@ class Loading:
             self._finished = True
         stats = self._job.stats()
         self.record.seconds = time.monotonic() - self._started
+        if error is None and not self._place_seconds:
+            # Whoever takes a prefetched read over may come long after its last byte.
+            self.record.seconds = max((file.finished for file in stats), default=0.0)
         self.record.files = [
             records.file_record(plan.file.name, measured)
             for plan, measured in zip(self._plan.files, stats, strict=True)
