@@ -40,13 +40,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.answer(200 if self.path == "/health" else 404, b"{}")
+        well = self.path == "/health" and not (self.directory / "ill").exists()
+        self.answer(200 if well else 503, b"{}")
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         request = json.loads(body)
         script: dict[str, Any] = request.get("script", {})
         record(self.directory, "request")
+        if script.get("fall_ill"):
+            (self.directory / "ill").touch()
         if script.get("die") and not (
             script["die"] == "once" and Path(self.directory / "died").exists()
         ):
@@ -128,6 +131,7 @@ def main() -> None:
     directory, model, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     knobs = json.loads((directory / "knobs.json").read_text())
     record(directory, "start")
+    (directory / "ill").unlink(missing_ok=True)
     if records := knobs.get("load_records"):
         Path(os.environ["SLLM_RECORDS"]).write_text(records)
     if knobs.get("ignore_sigterm"):

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 MAIN = Path(__file__).with_name("router_main.py")
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds before a test gives up waiting; generous, because machines are busy."""
 
 
@@ -49,15 +50,22 @@ def eventually(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
-def processes_with(variable: str) -> dict[int, str]:
-    """Command lines, by pid, of the processes whose environment holds ``NAME=value``."""
+def processes_with(variable: str, sessions: set[int]) -> dict[int, str]:
+    """Command lines, by pid, of processes that inherited ``NAME=value`` or belong to a session.
+
+    Either alone may miss one: a process can start a session of its own, and one that changes its
+    title (vLLM's do) overwrites what /proc shows as its environment.
+    """
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if variable.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                marked = variable.encode() in (entry / "environ").read_bytes().split(b"\0")
+                if marked or os.getsid(int(entry.name)) in sessions:
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                    found[int(entry.name)] = command.decode(errors="replace")
+                    state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                    if state != "Z":
+                        found[int(entry.name)] = command.decode(errors="replace")
     return found
 
 
@@ -166,7 +174,18 @@ class Serving:
 
     def left_over(self) -> dict[int, str]:
         """Processes of this router that are still there, itself left out."""
-        return {p: c for p, c in processes_with(self.mark).items() if p != self.process.pid}
+        sessions = {int(number) for number in re.findall(r"\(session (\d+)\)", self.log)}
+        found = processes_with(self.mark, sessions)
+        return {pid: command for pid, command in found.items() if pid != self.process.pid}
+
+    def shared_memory(self) -> set[Path]:
+        """The shared-memory files that its engines have mapped."""
+        found = set()
+        for pid in self.left_over():
+            with contextlib.suppress(OSError):
+                rows = Path(f"/proc/{pid}/maps").read_text().splitlines()
+                found |= {Path(row.split(None, 5)[5]) for row in rows if "/dev/shm/" in row}
+        return found
 
     def end(self, number: signal.Signals = signal.SIGINT) -> int:
         """Signal it and wait for its end; the exit status."""

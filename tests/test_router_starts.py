@@ -222,6 +222,18 @@ def test_a_request_that_kills_engines_is_not_repeated_for_ever(tmp_path: Path) -
         assert router.complete("m").status == 200
 
 
+def test_an_engine_that_lives_but_does_not_work_is_replaced(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    with serving(model, scratch=tmp_path / "scratch") as router:
+        error = {"status": 500, "body": '{"error": {"message": "a bad day"}}'}
+        assert router.complete("m", script=error).status == 500
+        assert router.complete("m", script=error | {"fall_ill": True}).status == 500
+        broken = 'sllm_engine_stops_total{model="m",reason="broken"}'
+        eventually(lambda: router.metric(broken) == 1, "the ill engine to be noticed")
+        assert router.complete("m").status == 200
+        assert events(model).count("start") == 2, "an error alone is no reason"
+
+
 def test_an_engine_that_dies_mid_stream(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m")
     with serving(model, scratch=tmp_path / "scratch") as router:

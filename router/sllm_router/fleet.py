@@ -128,9 +128,18 @@ class Fleet:
             self._notify()
             self._arm_idle_timer(instance)
 
-    def discard(self, instance: Instance) -> None:
-        """The instance does not answer any more: end it, the next request starts another."""
-        self._retire(instance, "broken")
+    async def examine(self, instance: Instance) -> None:
+        """Ask an instance how it is; if it is broken, the next request starts another.
+
+        The main process of an engine may live on, and answer, when those that do its work are dead.
+        """
+        if instance.state is State.READY and await self._starter.is_broken(instance):
+            logger.warning("%s does not work any more: replaced", instance.model.name)
+            self._retire(instance, "broken")
+
+    def suspect(self, instance: Instance) -> None:
+        """As `examine`, without waiting for the answer."""
+        self._in_background(self.examine(instance))
 
     # --- starting
 

@@ -161,6 +161,8 @@ class Proxy:
                 instance = await self._wait_for_instance(exchange, relay)
             try:
                 await self._forward(exchange, instance, relay)
+                if relay.engine_status >= 500:
+                    self._fleet.suspect(instance)
                 return
             except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError) as error:
                 await self._upstream_failed(exchange, instance, relay, error, attempt)
@@ -179,9 +181,7 @@ class Proxy:
                 status=504,
                 code="engine_timeout",
             ) from error
-        assert instance.process is not None
-        if await instance.process.is_broken(self._session):
-            self._fleet.discard(instance)
+        await self._fleet.examine(instance)
         if relay.body_started or attempt == ATTEMPTS:
             raise UpstreamError(
                 f"the engine of {name!r} broke off while it handled the request"

@@ -31,6 +31,7 @@ class Relay:
     Attributes:
         status: the HTTP status sent, 0 before.
         body_started: whether anything of an engine's answer was sent.
+        engine_status: the status of an engine's answer, 0 before.
         request_id: echoed in the answer when set.
     """
 
@@ -39,6 +40,7 @@ class Relay:
         self._event_stream = False
         self.status = 0
         self.body_started = False
+        self.engine_status = 0
         self.request_id: str | None = None
 
     async def heartbeat(self) -> None:
@@ -54,6 +56,7 @@ class Relay:
         Raises:
             aiohttp.ClientError, asyncio.TimeoutError: the engine broke off.
         """
+        self.engine_status = response.status
         if self._event_stream and not is_event_stream(response):
             await self._as_event(response, first_byte)
             return

@@ -159,6 +159,10 @@ class Starter:
             with contextlib.suppress(OSError), Path(wanted).open("ab") as file:
                 file.write(path.read_bytes())
 
+    async def is_broken(self, instance: Instance) -> bool:
+        """Whether the engine refuses to talk or says that it is ill."""
+        return instance.process is None or await instance.process.is_broken(self._session)
+
     async def stop(self, instance: Instance, grace: float | None = None) -> None:
         """End the instance's process, if any, and remove its files (kept logs lie elsewhere)."""
         instance.state = State.STOPPING
