@@ -20,7 +20,7 @@ def load(path: str) -> dict[str, Tensor]:  # returns names and tensors
 
 
 def prompts_file() -> Path | None:
-    """A JSON-lines file of questions, when `SLLM_PROMPTS` names one or one lies beside the checkout."""
+    """A JSON-lines file of questions: what `SLLM_PROMPTS` names, or one beside the checkout."""
     beside = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k_test.jsonl"
     path = Path(os.environ.get("SLLM_PROMPTS", beside))
     return path if path.is_file() else None

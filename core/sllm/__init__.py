@@ -6,8 +6,9 @@ The names below are the public face; everything is imported on first use, becaus
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sllm._lazy import lazy_names
 
 if TYPE_CHECKING:
     from sllm.checkpoint import convert, inspect, read_checkpoint, save, verify
@@ -49,14 +50,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    try:
-        module = _HOME[name]
-    except KeyError:
-        raise AttributeError(f"module 'sllm' has no attribute {name!r}") from None
-    value = getattr(import_module(module), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -6,9 +6,9 @@ needed to look at a checkpoint.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sllm._lazy import lazy_names
 from sllm.checkpoint.base import Checkpoint, ChunkSums, DataFile, TensorInfo, View
 
 if TYPE_CHECKING:
@@ -42,11 +42,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    try:
-        module = _HOME[name]
-    except KeyError:
-        raise AttributeError(f"module 'sllm.checkpoint' has no attribute {name!r}") from None
-    value = getattr(import_module(module), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOME)
