@@ -119,6 +119,33 @@ def test_reads_into_given_memory(tmp_path: Path) -> None:
         _native.FileRequest(str(path), 6000, [], into=region, method="map")
 
 
+def test_registered_buffers_change_no_byte(tmp_path: Path) -> None:
+    path = tmp_path / "data.bin"
+    data = os.urandom(3 * MEGA + 77)
+    path.write_bytes(data)
+    probe = _native.probe(str(path))
+    if not (probe["direct"] and probe["uring"]):
+        pytest.skip("no direct reads through io_uring here")
+    pool = _native.RegionPool(0)
+    requests = [
+        _native.FileRequest(
+            str(path),
+            len(data),
+            [(0, len(data))],
+            method="uring",
+            into=pool.allocate(len(data), touch=True),
+        )
+        for _ in range(3)
+    ]
+    job = _native.LoadJob(requests, register_buffers=True, block_size=65536)
+    job.start()
+    job.wait()
+    for file in range(3):
+        assert bytes(memoryview(job.region(file))) == data
+    # Pinned by whoever may; asking is never an error.
+    assert all(stats.reason.startswith("asked for") for stats in job.stats())
+
+
 def test_more_memory_than_there_is() -> None:
     pool = _native.RegionPool(0)
     with pytest.raises(MemoryError):

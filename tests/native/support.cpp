@@ -81,8 +81,11 @@ class FaultFile final : public File {
 class FaultRing final : public Ring {
  public:
   FaultRing(FaultEnv* env, std::unique_ptr<Ring> inner) : env_(env), inner_(std::move(inner)) {}
+  // A ring that goes while reads are under way lets the kernel write to memory freed after it.
+  ~FaultRing() override { EXPECT_EQ(outstanding_, 0); }
   int Submit(const RingRead& read) override {
     if (const int error = env_->submit_error.load()) return -error;
+    ++outstanding_;
     RingRead changed = read;
     if (env_->on_read) {
       size_t length = read.length;
@@ -95,10 +98,16 @@ class FaultRing final : public Ring {
     return inner_->Submit(changed);
   }
   int Wait(std::vector<RingResult>* results, unsigned milliseconds) override {
-    if (faked_.empty()) return inner_->Wait(results, milliseconds);
-    results->insert(results->end(), faked_.begin(), faked_.end());
-    faked_.clear();
-    return 0;
+    const size_t before = results->size();
+    int code = 0;
+    if (faked_.empty()) {
+      code = inner_->Wait(results, milliseconds);
+    } else {
+      results->insert(results->end(), faked_.begin(), faked_.end());
+      faked_.clear();
+    }
+    outstanding_ -= static_cast<int>(results->size() - before);
+    return code;
   }
   int Register(std::byte* begin, size_t length) override {
     if (const int error = env_->register_error.load()) return -error;
@@ -110,6 +119,7 @@ class FaultRing final : public Ring {
   FaultEnv* const env_;
   const std::unique_ptr<Ring> inner_;
   std::vector<RingResult> faked_;
+  int outstanding_ = 0;
 };
 
 }  // namespace
