@@ -23,7 +23,7 @@ PARTS = {"load": ("load", "touch"), "logits": ("imports", "load", "forward")}
 def table(results: Results, what: str, gigabytes: float) -> Table:
     """Medians, spread, and how many times faster than the stock loader."""
     made = Table(title=f"{TITLES[what]}, {gigabytes:.2f} GB, seconds", title_justify="left")
-    for name in ("page cache", "loader", *PARTS[what], "total", "min..max", "speed-up"):
+    for name in ("page cache", "loader", *PARTS[what], "total", "min..max", "speed-up", "cpu"):
         made.add_column(name, justify="left" if name in ("page cache", "loader") else "right")
     for mode in MODES:
         for loader in LOADERS:
@@ -41,6 +41,7 @@ def table(results: Results, what: str, gigabytes: float) -> Table:
                 f"{total:.3f}",
                 f"{low:.3f}..{high:.3f}",
                 f"{stock / total:.2f}x",
+                f"{results.median(key, 'cpu'):.3f}",
             )
     return made
 

@@ -102,5 +102,6 @@ def _sample(what: str, loader: str, directory: Path) -> Sample:
             "load": sample["loaded"] - sample["imported"],
             "forward": sample["logits"] - sample["loaded"],
             "total": sample["logits"] - started,
+            "cpu": sample["cpu"],
         }
     return sample
