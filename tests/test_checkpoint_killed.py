@@ -44,6 +44,16 @@ def test_killed_at_many_points(mode: str, tmp_path: Path) -> None:
         assert seen["put back"] > 0  # killed between the two renames
 
 
+def test_a_model_that_was_replaced_and_then_deleted_stays_away(tmp_path: Path) -> None:
+    """A run killed while it removed the old model must not bring it back."""
+    save_file({"new": torch.zeros(3)}, tmp_path / "source.safetensors")
+    old = tmp_path / "disk" / ".out.sllm-old-0a1b2c3d"
+    convert(tmp_path / "source.safetensors", tmp_path / "disk" / "other")
+    (tmp_path / "disk" / "other").rename(old)
+    convert(tmp_path / "source.safetensors", tmp_path / "disk" / "out")
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["out"]
+
+
 _CONVERT = """
 import sys
 from sllm.checkpoint import convert

@@ -143,7 +143,8 @@ def clean_leftovers(destination: Path) -> None:
     """Put back or remove what killed runs for this destination left beside it."""
     prefix = f".{destination.name}.sllm-"
     with suppress(OSError):
-        for leftover in sorted(destination.parent.iterdir()):
+        # Old models first: whether one is to be put back shows in the new one beside it.
+        for leftover in sorted(destination.parent.iterdir(), reverse=True):
             name = leftover.name
             if name.startswith(prefix) and UNFINISHED.match(name) is not None:
                 with _abandoned(leftover) as abandoned:
@@ -152,8 +153,11 @@ def clean_leftovers(destination: Path) -> None:
 
 
 def _clean(leftover: Path, destination: Path) -> None:
-    whole = ".sllm-old-" in leftover.name and not (leftover / MARKER).exists()
-    if whole and not os.path.lexists(destination):
+    # Killed between the two renames: the new model has not left. Otherwise the old one had been
+    # replaced, and if its place is empty now, somebody wanted that.
+    successor = leftover.with_name(leftover.name.replace(".sllm-old-", ".sllm-new-"))
+    replaced = successor == leftover or not successor.exists()
+    if not replaced and not os.path.lexists(destination):
         logger.warning("putting %s back: a run was killed while replacing it", destination)
         leftover.rename(destination)
     else:
