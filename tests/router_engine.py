@@ -27,6 +27,24 @@ while True:
 """
 
 
+# It catches SIGTERM and goes on, with its end of a pipe open.
+DEAF_WORKER = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: None)
+while True:
+    time.sleep(60)
+"""
+
+# Like Python's resource tracker: ignores SIGTERM, cleans up when the others have gone.
+CLEANER = """
+import signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.stdin.read()
+with open(sys.argv[1], "a") as file:
+    file.write("cleaned\\n")
+"""
+
+
 class Server(ThreadingHTTPServer):
     request_queue_size = 256  # the default of 5 makes fifty clients wait for SYN retransmissions
 
@@ -140,6 +158,13 @@ def main() -> None:
         # A child that left the group and the session and ignores SIGTERM.
         child = subprocess.Popen([sys.executable, "-S", "-c", STUBBORN_CHILD])
         record(directory, f"child {child.pid}")
+    if knobs.get("cleaner"):
+        reading, writing = os.pipe()
+        subprocess.Popen([sys.executable, "-S", "-c", DEAF_WORKER], pass_fds=[writing])
+        log = str(directory / "events.log")
+        subprocess.Popen([sys.executable, "-S", "-c", CLEANER, log], stdin=reading)
+        os.close(writing)
+        os.close(reading)
     if "gate" in knobs:
         while not (directory / knobs["gate"]).exists():
             time.sleep(0.01)

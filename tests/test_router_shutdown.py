@@ -114,6 +114,16 @@ def test_processes_that_left_their_group_are_ended(tmp_path: Path) -> None:
     assert nothing_left(router, tmp_path)
 
 
+def test_who_cleans_up_after_the_others_is_ended_last(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m", cleaner=True)
+    router = start(tmp_path, model)
+    assert router.complete("m").status == 200
+    assert len(router.left_over()) == 4
+    assert router.end() == 0
+    assert nothing_left(router, tmp_path)
+    assert events(model)[-1] == "cleaned"
+
+
 def test_an_engine_killed_from_outside_leaves_no_children(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", stubborn_child=True)
     router = start(tmp_path, model)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import math
 import os
 import select
 import shutil
@@ -28,14 +29,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 STRAGGLER_SECONDS = 3.0
-"""For what remains after the engine's main process has ended, e.g. to unlink shared memory."""
+"""For what remains after the engine's main process has ended, to end by itself."""
+
+CLEANER_SECONDS = 2.0
+"""For processes that ignore SIGTERM because they clean up after the others."""
 
 
 class Guard:
@@ -83,12 +87,11 @@ class Guard:
                 grace = self._grace
             self._asked_to_stop = False
             if grace is not None:
-                self._signal_engine(signal.SIGTERM)
+                self._kill(self._pid, signal.SIGTERM)
                 asked = time.monotonic() + grace
                 deadline = asked if deadline is None else min(deadline, asked)
             if deadline is not None and time.monotonic() >= deadline:
-                self._signal_engine(signal.SIGKILL)
-                deadline = None
+                self._kill(self._pid, signal.SIGKILL)
                 break
         self._end_stragglers()
         if not self._orphaned and self._stdin_open:
@@ -135,26 +138,29 @@ class Guard:
                 with contextlib.suppress(OSError):  # nobody may be listening any more
                     os.write(1, f"{self._status}\n".encode())
 
-    def _signal_engine(self, number: signal.Signals) -> None:
-        """SIGTERM to the main process, which knows how to end its own; SIGKILL to its group."""
-        with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGKILL:
-                os.killpg(self._pid, number)
-            elif self._status is None:
-                os.kill(self._pid, number)
-
     def _end_stragglers(self) -> None:
-        """The main process is gone: let the rest end, then end it."""
+        """The main process is gone or about to be: end the rest, politely first.
+
+        Those that clean up go last: Python's resource tracker ignores SIGTERM and unlinks shared
+        memory once all who used it are gone; killed with them it would leave their segments.
+        """
         for pid in self._children():
             self._kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STRAGGLER_SECONDS
+        self._wait_for_the_end(STRAGGLER_SECONDS, kill=None)
+        self._wait_for_the_end(CLEANER_SECONDS, kill=heeds_sigterm)
+        self._wait_for_the_end(math.inf, kill=lambda pid: True)
+
+    def _wait_for_the_end(self, seconds: float, kill: Callable[[int], bool] | None) -> None:
+        """Until no child is left or the time is up, killing those that `kill` is true for.
+
+        Orphans become our children as their parents die, so this reaches every generation.
+        """
+        deadline = time.monotonic() + seconds
         while self._reap() and time.monotonic() < deadline:
-            self._wait(deadline)
-        # Orphans become our children as their parents die, so this reaches every generation.
-        while self._reap():
-            for pid in self._children():
-                self._kill(pid, signal.SIGKILL)
-            self._wait(time.monotonic() + 0.05)
+            for pid in self._children() if kill else ():
+                if kill is not None and kill(pid):
+                    self._kill(pid, signal.SIGKILL)
+            self._wait(min(deadline, time.monotonic() + 0.05) if kill else deadline)
 
     @staticmethod
     def _kill(pid: int, number: signal.Signals) -> None:
@@ -177,6 +183,16 @@ def parent_of(process: Path) -> int | None:
         return None
     # The command name, in parentheses, may hold anything.
     return int(stat.rpartition(")")[2].split()[1])
+
+
+def heeds_sigterm(pid: int) -> bool:
+    """Whether a process does not ignore SIGTERM (also true when it has gone)."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    _, _, ignored = status.partition("SigIgn:")
+    return not int(ignored.split()[0], 16) & 1 << (signal.SIGTERM - 1)
 
 
 def main() -> int:

@@ -150,7 +150,7 @@ class EngineProcess:
             with contextlib.suppress(ConnectionError, RuntimeError):
                 self._process.stdin.write(f"{grace}\n".encode())
                 await self._process.stdin.drain()
-        backstop = grace + guard.STRAGGLER_SECONDS + 5
+        backstop = grace + guard.STRAGGLER_SECONDS + guard.CLEANER_SECONDS + 5
         try:
             await asyncio.wait_for(asyncio.shield(self._all_ended), backstop)
         except asyncio.TimeoutError:
