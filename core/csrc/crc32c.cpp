@@ -117,9 +117,13 @@ constexpr std::array<std::array<uint32_t, 256>, 4> MakeShiftTable(uint64_t bytes
 }
 
 // The instruction takes three cycles but one can start every cycle: three streams of kLane bytes
-// keep it busy. Long lanes amortise the joining, the short ones serve what remains.
+// keep it busy. The shorter lanes serve what the longer ones leave. 64 KiB for the longest, because
+// each change of place costs the prefetcher a start: from memory (not cache) lanes of 4, 16 and
+// 64 KiB ran at 9.5, 20 and 26 GB/s where touching every cache line ran at 36.
+constexpr size_t kHugeLane = 65536;
 constexpr size_t kLongLane = 4096;
 constexpr size_t kShortLane = 256;
+constexpr auto kHugeShift = MakeShiftTable(kHugeLane);
 constexpr auto kLongShift = MakeShiftTable(kLongLane);
 constexpr auto kShortShift = MakeShiftTable(kShortLane);
 
@@ -152,6 +156,7 @@ SLLM_CRC_TARGET uint32_t Crc32cHardware(uint32_t crc, const void* data, size_t l
   const auto* p = static_cast<const unsigned char*>(data);
   const unsigned char* const end = p + length;
   uint64_t state = ~crc;
+  p = ThreeLanes<kHugeLane>(&state, p, end, kHugeShift);
   p = ThreeLanes<kLongLane>(&state, p, end, kLongShift);
   p = ThreeLanes<kShortLane>(&state, p, end, kShortShift);
   for (; end - p >= 8; p += 8) state = Step8(state, Load64(p));
