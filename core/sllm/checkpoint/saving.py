@@ -66,6 +66,7 @@ def save(
         OptionError: an impossible option.
     """
     shard_size = None if max_shard_size is None else parse_size(max_shard_size)
+    _check_config(config)
     state, module = _state(state_dict_or_module)
     tied = getattr(module, "all_tied_weights_keys", None)
     storing = plan_storing(check_storable(state), set(names_to_avoid(tied)))
@@ -141,19 +142,22 @@ def _put(storing: Storing) -> Callable[[TensorInfo, ChunkWriter, Callable[[int],
     return put
 
 
+def _check_config(config: Any) -> None:
+    if not (config is None or isinstance(config, Mapping) or hasattr(config, "save_pretrained")):
+        raise OptionError(
+            f"config cannot be a {type(config).__name__}",
+            hint="give a mapping, or an object with save_pretrained",
+        )
+
+
 def _write_configs(module: Any, config: Any, directory: Path) -> None:
     if config is None:
         config = _own_config(module)
     if isinstance(config, Mapping):
         text = json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n"
         (directory / "config.json").write_text(text, encoding="utf-8")
-    elif hasattr(config, "save_pretrained"):
-        config.save_pretrained(directory)
     elif config is not None:
-        raise OptionError(
-            f"config cannot be a {type(config).__name__}",
-            hint="give a mapping, or an object with save_pretrained",
-        )
+        config.save_pretrained(directory)
     generation: Any = getattr(module, "generation_config", None)
     if hasattr(generation, "save_pretrained"):
         generation.save_pretrained(directory)
