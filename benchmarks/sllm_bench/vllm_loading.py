@@ -6,15 +6,18 @@ own loader objects build and fill vLLM's own model, as a worker does, as often a
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sllm.errors import OptionError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,17 +65,34 @@ FORMATS = {
 `sharded_state` read files of their own."""
 
 
+def format_named(name: str) -> Format:
+    """One of `FORMATS`, or ``sllm:METHOD`` to force a load method.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    known, _, method = name.partition(":")
+    if known not in FORMATS or (method and known != "sllm"):
+        raise OptionError(
+            f"unknown format {name!r}", hint=f"use {', '.join(FORMATS)} or sllm:METHOD"
+        )
+    found = FORMATS[known]
+    return replace(found, extra={"method": method}) if method else found
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one load.
+    """One load.
 
     Attributes:
-        total: building the model, filling and packing it.
-        weights: filling alone (`BaseModelLoader.load_weights`).
+        total_seconds: building the model, filling and packing it.
+        weights_seconds: filling alone (`BaseModelLoader.load_weights`).
+        cpu_seconds: processor time of all threads during the load.
     """
 
-    total: float
-    weights: float
+    total_seconds: float
+    weights_seconds: float
+    cpu_seconds: float
 
 
 def prepare_environment() -> None:
@@ -142,6 +162,16 @@ def engine_config(model: Path, way: Format, dtype: str = "auto", ranks: int = 1)
     return config
 
 
+def fresh_memory() -> None:
+    """Have every large block come from the kernel, as in a process that has just begun.
+
+    glibc would otherwise learn to keep freed blocks, and the first load of a run would be the only
+    one to pay for touching its parameters.
+    """
+    keep_threshold = -3, 1 << 20  # M_MMAP_THRESHOLD, bytes
+    ctypes.CDLL(None).mallopt(*keep_threshold)
+
+
 def _timed(call: Callable[..., Any], into: list[float]) -> Callable[..., Any]:
     def timed(*args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
@@ -184,10 +214,10 @@ def load_model(
     # Modules register themselves here by name, once per configuration.
     config.compilation_config.static_forward_context.clear()
     with set_current_vllm_config(config):
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         model = loader.load_model(vllm_config=config, model_config=config.model_config)
-        total = time.perf_counter() - started
+        total, cpu = time.perf_counter() - started, time.process_time() - cpu
     config.compilation_config.static_forward_context.clear()
     del model, loader
     gc.collect()
-    return Timing(total=total, weights=weights[0])
+    return Timing(total, weights[0], cpu)

@@ -30,6 +30,7 @@ from sllm.errors import CheckpointNotFoundError, EngineError
 from sllm_vllm import reading
 from sllm_vllm.options import for_device, parse
 from sllm_vllm.report import summary
+from sllm_vllm.touching import TouchAhead
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -105,7 +106,8 @@ class SllmModelLoader(DefaultModelLoader):  # type: ignore[misc]
         """Fill the parameters of an initialised model, then say how that went."""
         self._records.clear()
         began = time.perf_counter()
-        super().load_weights(model, model_config)
+        with TouchAhead(model.parameters()):
+            super().load_weights(model, model_config)
         logger.info(summary(self._records, time.perf_counter() - began))
         for record in self._records:
             logger.debug("load record %s", json.dumps(record.as_dict()))
