@@ -93,6 +93,7 @@ class Serving:
         scratch: Path,
         engine: str = "scripted",
         log_to: int = subprocess.PIPE,
+        wrapper: tuple[str, ...] = (),
     ) -> None:
         self.scratch = scratch
         scratch.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ class Serving:
         name, _, value = self.mark.partition("=")
         command = [sys.executable, str(MAIN), "serve", "--port", "0", "--engine", engine]
         self.process = subprocess.Popen(
-            [*command, *map(str, arguments)],
+            [*wrapper, *command, *map(str, arguments)],
             env={**os.environ, name: value, "TMPDIR": str(scratch)},
             stdout=subprocess.PIPE,
             stderr=log_to,

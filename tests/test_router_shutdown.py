@@ -73,6 +73,16 @@ def test_it_ends_although_nobody_listens_any_more(tmp_path: Path) -> None:
     assert nothing_left(router, tmp_path)
 
 
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    router = Serving(model, scratch=tmp_path / "scratch", wrapper=("nohup",))
+    router.process.send_signal(signal.SIGHUP)
+    assert router.complete("m").status == 200
+    assert router.end(signal.SIGTERM) == 0
+    assert "SIGHUP" not in router.log
+    assert nothing_left(router, tmp_path)
+
+
 def test_kill_9_of_the_router_takes_its_engines_along(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", stubborn_child=True, ignore_sigterm=True)
     router = start(tmp_path, model, "--stop-grace", "0.2")
@@ -229,6 +239,13 @@ def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path: Path) ->
         assert expected in ended.stderr, (arguments, ended.stderr)
         assert "Traceback" not in ended.stderr
     assert events(good) == []
+
+
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WITHOUT", "aiohttp,uvicorn")
+    ended = run(tmp_path, write_model(tmp_path / "m"))
+    assert ended.returncode == 1
+    assert "not installed: aiohttp, uvicorn - pip install 'sllm[router]'" in ended.stderr
 
 
 def test_api_key(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from sllm.errors import OptionError
 if TYPE_CHECKING:
     from sllm_router.registry import Registry
     from sllm_router.settings import Settings
+
+NEEDED = ("aiohttp", "prometheus_client", "uvicorn")
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -117,6 +120,7 @@ def serve(models: tuple[str, ...], **options: Any) -> None:
     Each DIR is a model in Hugging Face layout, prepared by `sllm convert` or not. Its engine
     starts at the first request. The model's name is NAME, else the directory's.
     """
+    _check_installed()
     from sllm import plugins
     from sllm_router import logs
     from sllm_router.registry import Registry, choose_engine, describe_model
@@ -129,6 +133,15 @@ def serve(models: tuple[str, ...], **options: Any) -> None:
     logs.configure(as_json=options["json_logs"])
     _warn_if_open(options["host"], settings)
     _serve(registry, policy, settings, options)
+
+
+def _check_installed() -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise OptionError(
+            f"the router needs packages that are not installed: {', '.join(missing)}",
+            hint="pip install 'sllm[router]'",
+        )
 
 
 def _settings(options: dict[str, Any], registry: Registry) -> Settings:

@@ -322,10 +322,6 @@ class Fleet:
 
     # --- bookkeeping
 
-    def describe(self) -> dict[str, str]:
-        """The state of each instance, by id."""
-        return {instance.id: instance.state.value for instance in self._instances.values()}
-
     def state_of(self, model: Model) -> str:
         """``ready``, ``starting``, ``stopping`` or ``stopped``."""
         if model.name in self._starts:

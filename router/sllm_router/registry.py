@@ -73,9 +73,6 @@ class Registry:
                 f"the model {name[:200]!r} does not exist; served here: {known}", param="model"
             ) from None
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._models
-
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 

@@ -188,4 +188,6 @@ def handle_signals(on_signal: Callable[[signal.Signals], None]) -> None:
     """Call `on_signal` in the running loop for Ctrl-C, SIGTERM and a closed terminal."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # nohup: meant to outlive its terminal
         loop.add_signal_handler(number, on_signal, number)
