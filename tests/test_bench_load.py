@@ -138,6 +138,7 @@ def test_the_machine_is_on_record(run: Any, every_dtype: Path) -> None:
     }
     assert result["machine"]["storage"]["file_system"] != "unknown"
     assert result["machine"]["cores"] >= 1
+    assert len(result["machine"]["load_average"]) == 2, "before and after"
     assert {"sllm", "torch", "safetensors"} <= set(result["versions"])
     assert set(result["first_touch"]) == {"raw", "sllm"}
 

@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 
 from sllm.errors import OptionError
-from sllm_bench.load import cache, plot, report, suite
+from sllm_bench.load import cache, machine, plot, report, suite
 from sllm_bench.load.contenders import resolve
 from sllm_bench.load.contenders.base import Mode
 from sllm_bench.load.model import ModelFiles
@@ -56,12 +56,13 @@ def run(
         timeout=timeout,
     )
     model = ModelFiles.open(directory)
+    here = machine.describe(model.directory)
     progress = Console(stderr=True)
     with _terminated_like_interrupted(), progress.status("starting") as status:
         outcome = suite.run(
             model, settings, lambda text: status.update(text) if progress.is_terminal else None
         )
-    result = report.as_dict(model, settings, outcome)
+    result = report.as_dict(model, settings, outcome, here)
     to_stdout = json_path == "-"
     report.print_table(result, _wide(Console(stderr=to_stdout)))
     if json_path is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,8 +97,6 @@ def fault_in(buffer: Any) -> float:
     Returns:
         Seconds that took.
     """
-    import time
-
     array = np.frombuffer(buffer, dtype=np.uint8)
     begin = time.perf_counter()
     array[::PAGE] = 0

@@ -17,9 +17,14 @@ def describe(directory: Path) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "huge_pages": _word(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
-        "load_average": list(os.getloadavg()),
+        "load_average": load_average(),
         "storage": storage(directory),
     }
+
+
+def load_average() -> float:
+    """Processes that ran or wanted to, on average over the last minute."""
+    return os.getloadavg()[0]
 
 
 def storage(directory: Path) -> dict[str, Any]:

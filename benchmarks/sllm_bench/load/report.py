@@ -29,8 +29,10 @@ COLUMNS = (
 )
 
 
-def as_dict(model: ModelFiles, settings: Settings, outcome: Outcome) -> dict[str, Any]:
-    """Everything, in plain types."""
+def as_dict(
+    model: ModelFiles, settings: Settings, outcome: Outcome, here: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything, in plain types; `here` is `machine.describe` from before the measurement."""
     from sllm import __version__, _native
 
     return {
@@ -49,7 +51,7 @@ def as_dict(model: ModelFiles, settings: Settings, outcome: Outcome) -> dict[str
             "drop_caches": settings.drop_caches,
             "seed": settings.seed,
         },
-        "machine": machine.describe(model.directory),
+        "machine": {**here, "load_average": [here["load_average"], machine.load_average()]},
         "versions": {"sllm": __version__, **outcome.versions},
         "native": dict(_native.build_info()),
         "first_touch": {
@@ -102,6 +104,12 @@ def heading(result: Mapping[str, Any]) -> Iterator[str]:
         f"{here['processor']}, {here['cores']} cores, {here['memory_bytes'] / 2**30:.0f} GiB, "
         f"Linux {here['kernel']}, {storage['file_system']} on {device or 'no block device'}"
     )
+    before, after = here["load_average"]
+    if before > here["cores"] / 2:
+        yield (
+            f"others kept this machine busy (load average {before:.1f} before, {after:.1f} after, "
+            f"{here['cores']} cores): take the figures as proportions"
+        )
     yield ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
     for name, touched in result["first_touch"].items():
         if touched["seconds"] > 0:
