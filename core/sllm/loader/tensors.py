@@ -6,36 +6,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from sllm.checkpoint.base import TensorInfo, View
+from sllm.checkpoint.dtypes import TORCH_NAMES, torch_shape
 from sllm.errors import UnsupportedFormatError
 
 if TYPE_CHECKING:
     import torch
 
     from sllm import _native
-
-# safetensors names whose torch name differs by more than spelling; the rest are in `_PLAIN`.
-_PLAIN = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "I16": "int16",
-    "U16": "uint16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I32": "int32",
-    "U32": "uint32",
-    "F32": "float32",
-    "I64": "int64",
-    "U64": "uint64",
-    "F64": "float64",
-    "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F4": "float4_e2m1fn_x2",
-}
 
 
 @cache
@@ -47,20 +24,13 @@ def torch_dtype(name: str) -> torch.dtype:
     """
     import torch
 
-    dtype = getattr(torch, _PLAIN.get(name, ""), None)
+    dtype = getattr(torch, TORCH_NAMES.get(name, ""), None)
     if not isinstance(dtype, torch.dtype):
         raise UnsupportedFormatError(
             f"PyTorch {torch.__version__} has no dtype for {name}",
             hint="read its bytes with `sllm.open(path).raw(name)`, or use a newer PyTorch",
         )
     return dtype
-
-
-def _torch_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """torch packs two 4-bit floats into one element of the last dimension."""
-    if dtype == "F4" and shape:
-        return (*shape[:-1], shape[-1] // 2)
-    return shape
 
 
 def as_bytes(region: _native.Region) -> torch.Tensor:
@@ -81,7 +51,7 @@ def carve(data: torch.Tensor, info: TensorInfo, start: int) -> torch.Tensor:
     import torch
 
     dtype = torch_dtype(info.dtype)
-    shape = _torch_shape(info.dtype, info.shape)
+    shape = torch_shape(info.dtype, info.shape, tensor=info.name)
     if info.nbytes == 0:
         return torch.empty(shape, dtype=dtype, device=data.device)
     raw = data[info.offset - start : info.end - start]
