@@ -48,7 +48,7 @@ class Raw(Contender):
             ]
         cores = os.cpu_count() or 1
         copies = [
-            Variant(f"copy-{n}x16", f"raw memcpy, {n} threads", limit=True)
+            Variant(f"copy-{n}x16", f"raw memcpy, {n} x 16 MiB", limit=True)
             for n in WARM_COPY
             if n <= cores
         ]
