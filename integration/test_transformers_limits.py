@@ -93,6 +93,22 @@ def test_disable_mmap(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "disable_mmap" in caplog.text
 
 
+def test_more_than_fits_into_memory(
+    model: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stock path maps the file, which needs no memory of its own."""
+    expected = AutoModelForCausalLM.from_pretrained(model)
+    monkeypatch.setattr("sllm_transformers.reading.available_bytes", lambda: 1000)
+    with observed_loads() as records:
+        loaded = AutoModelForCausalLM.from_pretrained(model)
+        assert not records
+        with sllm_transformers.enabled(method="map"):
+            AutoModelForCausalLM.from_pretrained(model)
+        assert len(records) == 1
+    assert "GB of memory are available" in caplog.text
+    assert_same_model(expected, loaded)
+
+
 def test_unknown_remote_model_raises_the_stock_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError) as ours:

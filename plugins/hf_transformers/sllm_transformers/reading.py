@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Set
 
 from sllm.checkpoint.base import Checkpoint
+from sllm.errors import LoadError
 from sllm.loader import Loading, LoadOptions
 from sllm.loader.plan import make_plan
 from sllm.loader.prefetching import take
 from sllm.plugins import named
+from sllm_transformers.memory import available_bytes
 
 
 def start_reading(checkpoint: Checkpoint, names: Set[str], options: LoadOptions) -> Loading:
@@ -24,6 +26,7 @@ def start_reading(checkpoint: Checkpoint, names: Set[str], options: LoadOptions)
         if running.checkpoint.files.keys() == checkpoint.files.keys():
             return running
         running.close()
+    _check_memory(checkpoint, names, options)
     everything = len(names) == len(checkpoint.names)
     return Loading(
         make_plan(checkpoint, None if everything else names),
@@ -32,3 +35,21 @@ def start_reading(checkpoint: Checkpoint, names: Set[str], options: LoadOptions)
         device=named("sllm_devices", "cpu"),
         options=options,
     )
+
+
+def _check_memory(checkpoint: Checkpoint, names: Set[str], options: LoadOptions) -> None:
+    """A mapped file needs no memory of its own, a file that is read does.
+
+    Raises:
+        LoadError: what shall be read may not fit.
+    """
+    if options.method != "auto":
+        return
+    wanted = sum(info.nbytes for name, info in checkpoint.tensors.items() if name in names)
+    available = available_bytes()
+    if available is not None and wanted > available:
+        raise LoadError(
+            f"{wanted / 1e9:.1f} GB to read, {available / 1e9:.1f} GB of memory are available",
+            path=checkpoint.directory,
+            hint="free memory, or offload parts with device_map",
+        )

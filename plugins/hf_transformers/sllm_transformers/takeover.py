@@ -83,12 +83,11 @@ def _open_source(call: Mapping[str, Any], options: LoadOptions) -> TensorSource 
             reason = str(error)
         else:
             logger.debug(
-                "loading %s through sllm: %d of %d tensors read ahead, %.1f MB in %d files",
+                "loading %s through sllm: %d of %d tensors read ahead, %.1f MB",
                 checkpoint.directory,
                 len(selection.ahead),
                 len(checkpoint.names),
                 checkpoint.nbytes / 1e6,
-                len(checkpoint.files),
             )
             return source
     logger.debug("loading %s the stock way: %s", load_config.pretrained_model_name_or_path, reason)

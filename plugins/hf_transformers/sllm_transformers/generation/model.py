@@ -72,11 +72,13 @@ class LanguageModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         shared = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+        # device_map needs the package accelerate, and on the CPU there is nothing to map.
+        place = {} if device == "cpu" else {"device_map": {"": device}}
         try:
             tokenizer = AutoTokenizer.from_pretrained(directory, **shared)
             with sllm_transformers.enabled():
                 model = AutoModelForCausalLM.from_pretrained(
-                    directory, dtype=dtype, device_map={"": device}, **shared
+                    directory, dtype=dtype, **place, **shared
                 )
         except SllmError:
             raise

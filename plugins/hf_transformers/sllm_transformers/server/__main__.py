@@ -11,6 +11,7 @@ import click
 
 import sllm
 from sllm.errors import SllmError
+from sllm.trace import mark
 
 logger = logging.getLogger("sllm_transformers")
 
@@ -42,6 +43,7 @@ def main(
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    mark("transformers-started")
     try:
         # First of all: the weights are read while Python imports torch and transformers.
         sllm.prefetch(directory)
@@ -79,11 +81,13 @@ def run(
     from sllm_transformers.server.app import make_app
     from sllm_transformers.server.shutdown import PromptServer
 
+    mark("transformers-imported")
     if threads is not None:
         torch.set_num_threads(threads)
     model = LanguageModel.load(
         directory, dtype=dtype, device=device, trust_remote_code=trust_remote_code
     )
+    mark("transformers-loaded")
     worker = Worker(model)
     logger.info("serving %s on http://%s:%d", name, host, port)
     config = uvicorn.Config(
