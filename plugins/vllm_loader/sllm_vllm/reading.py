@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import sllm
 from sllm.errors import CheckpointError, UnsupportedFormatError
+from sllm_vllm.cores import all_cores_of_worker
 from sllm_vllm.options import LoaderOptions
 
 if TYPE_CHECKING:
@@ -97,12 +98,13 @@ def _names(
 
 def start(part: Part, options: LoaderOptions) -> Loading:
     """Begin one load."""
-    return sllm.stream(
-        part.path,
-        names=part.names,
-        options=options.load,
-        prefetch_files=options.prefetch_files,
-    )
+    with all_cores_of_worker():
+        return sllm.stream(
+            part.path,
+            names=part.names,
+            options=options.load,
+            prefetch_files=options.prefetch_files,
+        )
 
 
 def read(

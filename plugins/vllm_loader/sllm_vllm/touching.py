@@ -16,6 +16,8 @@ from mmap import PAGESIZE
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from sllm_vllm.cores import all_cores_of_worker
+
 if TYPE_CHECKING:
     import torch
 
@@ -66,7 +68,8 @@ class TouchAhead:
 
     def __enter__(self) -> TouchAhead:
         if self._ranges:
-            self._thread.start()
+            with all_cores_of_worker():
+                self._thread.start()
         return self
 
     def __exit__(
