@@ -45,14 +45,14 @@ def answer(
 def _validation(error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"] if part != "body"]
-    param = ".".join(where) or None
+    param = where[0] if where else None
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         return answer(400, f"the body is not valid JSON: {first['ctx']['error']}")
     if first["type"] == "extra_forbidden":
-        message = f"unrecognized request argument: {param}"
-    elif param:
-        message = f"{param}: {message}"
+        message = f"unrecognized request argument: {'.'.join(where)}"
+    elif where:
+        message = f"{'.'.join(where)}: {message}"
     return answer(400, message, param=param)
 
 

@@ -8,6 +8,9 @@ from sllm_transformers.generation import LanguageModel
 from sllm_transformers.server.errors import ApiError
 from sllm_transformers.server.schema import ChatRequest, CompletionRequest
 
+UNLIMITED_CONTEXT_TOKENS = 1024
+"""Most tokens of an answer for which neither the client nor the model sets a limit."""
+
 
 def completion_ids(model: LanguageModel, request: CompletionRequest) -> list[int]:
     """Token ids of a completion's prompt.
@@ -70,7 +73,7 @@ def tokens_left(
     """
     limit = model.context_length
     if limit is None:
-        return wanted or 16
+        return wanted or UNLIMITED_CONTEXT_TOKENS
     room = limit - len(prompt_ids)
     if room < (wanted or 1):
         asked = f" and {wanted} to be generated" if wanted else ""
