@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -273,3 +274,40 @@ def test_routes_that_an_engine_does_not_serve(tmp_path: Path) -> None:
         assert (answer.status, answer.json["error"]["code"]) == (400, "unsupported_route")
         assert events(model) == []
         assert router.complete("m").status == 200
+
+
+def leads(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def test_a_storm_of_requests_for_more_models_than_fit(tmp_path: Path) -> None:
+    """Starts, evictions, crashes and clients that leave, all at once: nobody waits for ever."""
+    models = {name: write_model(tmp_path / name) for name in "abcd"}
+    arguments = (*models.values(), "--max-instances", "2", "--stop-grace", "1")
+    with serving(*arguments, scratch=tmp_path / "scratch") as router:
+
+        def guards() -> set[int]:
+            # A guard leads its session; what it has just forked is called the same for a moment.
+            found = router.left_over().items()
+            return {pid for pid, command in found if "guard.py" in command and leads(pid)}
+
+        def ask(number: int) -> int:
+            name = "abcd"[number * 7 % 4]
+            if number % 10 == 3:
+                with contextlib.closing(router.connect()) as connection:
+                    connection.request("POST", "/v1/completions", json.dumps({"model": name}))
+                return 200
+            script = {"die": "always"} if number % 20 == 9 else {}
+            answer = router.complete(name, stream=number % 2 == 0, script=script)
+            # Seen before and after: they existed side by side.
+            assert len(guards() & guards()) <= 2, "more engines than allowed"
+            return answer.status
+
+        with ThreadPoolExecutor(12) as pool:
+            statuses = list(pool.map(ask, range(120)))
+    # Whoever shares an engine with a request that kills it twice in a row may get the error too.
+    assert set(statuses) <= {200, 502}
+    assert statuses.count(200) >= 80
