@@ -23,8 +23,15 @@ PROMPTS = ["Natalia sold clips to 48 of her friends", "A checkpoint is", "Ångst
 
 
 @pytest.fixture(scope="module")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
-    with VllmProcess(tmp_path_factory.mktemp("vllm") / "log") as process:
+def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the vLLM process looks for models of the Hub; it may not go online."""
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory, hub_cache: Path) -> Iterator[VllmProcess]:
+    environment = {"HF_HUB_CACHE": str(hub_cache), "HF_HUB_OFFLINE": "1"}
+    with VllmProcess(tmp_path_factory.mktemp("vllm") / "log", environment) as process:
         yield process
 
 
@@ -103,7 +110,7 @@ def test_every_option_gives_the_same_bytes(
     stock = vllm.ask(do="filled", model=model, format="auto")
     assert vllm.ask(do="filled", model=model, format="sllm", extra=extra) == stock
     if "method" in extra:
-        assert f"by {extra['method']} in" in vllm.output().splitlines()[-1]
+        assert f" by {extra['method']}, " in vllm.output().splitlines()[-1]
 
 
 def test_weights_can_be_loaded_again_into_the_same_model(vllm: VllmProcess, models: Models) -> None:
@@ -136,6 +143,21 @@ def test_consolidated_files_are_preferred_as_auto_does(
     stock = vllm.ask(do="filled", model=str(model), format="auto")
     assert stock != vllm.ask(do="filled", model=str(wanted), format="auto")
     assert vllm.ask(do="filled", model=str(model), format="sllm") == stock
+
+
+def test_a_model_of_the_hub(vllm: VllmProcess, models: Models, hub_cache: Path) -> None:
+    """By its id, from the Hub's cache, where every file is a link to a blob named by its hash."""
+    source = models.plain("qwen3", "bfloat16", 3)
+    repository = hub_cache / "models--someone--something"
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    for folder in (snapshot, repository / "refs", repository / "blobs"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "main").write_text(snapshot.name)
+    for number, file in enumerate(sorted(source.iterdir())):
+        blob = shutil.copy(file, repository / "blobs" / f"{number:064x}")
+        (snapshot / file.name).symlink_to(blob)
+    stock = vllm.ask(do="filled", model=str(source), format="auto")
+    assert vllm.ask(do="filled", model="someone/something", format="sllm") == stock
 
 
 def test_tensor_parallel_ranks_get_their_slices(

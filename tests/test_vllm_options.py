@@ -120,8 +120,8 @@ def test_the_summary_names_bytes_tier_and_method() -> None:
     stages = [Stage("allocate", 2 * 10**9, 0.5), Stage("read", 2 * 10**9, 1.0)]
     record = LoadRecord("m", "cpu", 2 * 10**9, 1.0, files, stages)
     assert summary([record], 1.5) == (
-        "sllm: 2.000 GB of weights in 1.50 s; "
-        "read 2 files from disk+page-cache by map+uring in 1.00 s (2.00 GB/s)"
+        "sllm: 2.000 GB of weights in 1.50 s (1.33 GB/s); "
+        "2 files from disk+page-cache by map+uring, readers busy for 1.00 s"
     )
 
 

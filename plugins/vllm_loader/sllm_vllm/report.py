@@ -12,17 +12,17 @@ def summary(records: Sequence[LoadRecord], filled_in: float) -> str:
 
     Args:
         records: of the loads that supplied the weights.
-        filled_in: seconds in which vLLM filled its parameters. Reading may have begun earlier, so
-            this can be less than the read itself took.
+        filled_in: seconds in which vLLM filled its parameters. Reading may have begun earlier, and
+            a file that is mapped is read as it is copied.
     """
     files = [file for record in records for file in record.files]
     tiers = "+".join(sorted({file.tier for file in files})) or "nowhere"
     methods = "+".join(sorted({file.method for file in files})) or "nothing"
     nbytes = sum(record.nbytes for record in records)
     reading = sum(s.seconds for record in records for s in record.stages if s.name == "read")
-    rate = nbytes / reading / 1e9 if reading > 0 else 0.0
+    rate = nbytes / filled_in / 1e9 if filled_in > 0 else 0.0
     return (
-        f"sllm: {nbytes / 1e9:.3f} GB of weights in {filled_in:.2f} s; "
-        f"read {len(files)} file{'' if len(files) == 1 else 's'} from {tiers} by {methods} "
-        f"in {reading:.2f} s ({rate:.2f} GB/s)"
+        f"sllm: {nbytes / 1e9:.3f} GB of weights in {filled_in:.2f} s ({rate:.2f} GB/s); "
+        f"{len(files)} file{'' if len(files) == 1 else 's'} from {tiers} by {methods}, "
+        f"readers busy for {reading:.2f} s"
     )
