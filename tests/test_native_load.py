@@ -99,15 +99,33 @@ def test_any_ranges(sample: tuple[Path, bytes], method: str, data: st.DataObject
         assert view[offset : offset + length] == content[offset : offset + length]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_offsets_beyond_32_bits(tmp_path: Path, method: str) -> None:
+    path = tmp_path / "sparse.bin"
+    size = (5 << 30) + 123
+    places = {0: b"start", (4 << 30) - 3: b"across 4 GiB", size - 4: b"last"}
+    with path.open("wb") as file:
+        file.truncate(size)
+        for offset, text in places.items():
+            file.seek(offset)
+            file.write(text)
+    if method not in usable_methods(path):
+        pytest.skip(f"{method} does not work on this file system")
+    ranges = [(offset, len(text)) for offset, text in places.items()]
+    job = read(path, ranges, size, method)
+    view = memoryview(job.region(0))
+    for offset, text in places.items():
+        assert view[offset : offset + len(text)] == text
+    assert job.progress()[0] <= 4 * 4096  # and not 5 GiB
+
+
 def test_partly_cached_files_come_from_both_places(tmp_path: Path) -> None:
-    data = os.urandom(32 * BLOCK + 5)
+    data = os.urandom((16 << 20) + 5)
     path = write(tmp_path / "data.bin", data)
     if "uring" not in usable_methods(path):
         pytest.skip("no direct reads on this file system")
-    _native.evict(str(path))
     with path.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
-        os.pread(file.fileno(), 8 * BLOCK, 4 * BLOCK)
+        os.posix_fadvise(file.fileno(), 0, 12 << 20, os.POSIX_FADV_DONTNEED)
     assert 0.1 < _native.residency(str(path)) < 0.5
     job = read(path, [(0, len(data))], len(data), "auto")
     assert bytes(memoryview(job.region(0))) == data

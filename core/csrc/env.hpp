@@ -29,6 +29,8 @@ class File {
   virtual int descriptor() const = 0;
 };
 
+enum class Access { kRead, kWrite };
+
 // A read to queue on a Ring; `tag` comes back with its result.
 struct RingRead {
   int descriptor;
@@ -59,7 +61,8 @@ class Ring {
   virtual void CancelAll() = 0;
 };
 
-enum class Access { kRead, kWrite };
+// What Populate does before Linux 5.14: touches a byte of every page, changing none.
+void TouchPages(std::byte* address, size_t length, Access access);
 
 class Env {
  public:

@@ -48,19 +48,6 @@ class PosixFile final : public File {
   const int descriptor_;
 };
 
-// What Populate does before Linux 5.14. The write changes no bit and is atomic, because a read
-// into a neighbouring part of the same slice may be under way.
-void TouchPages(std::byte* address, size_t length, Access access) {
-  for (size_t at = 0; at < length; at += kPage) {
-    auto* const byte = reinterpret_cast<unsigned char*>(address + at);
-    if (access == Access::kWrite) {
-      __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
-    } else {
-      static_cast<void>(*static_cast<volatile unsigned char*>(byte));
-    }
-  }
-}
-
 class PosixEnv final : public Env {
  public:
   int Open(const std::string& path, OpenMode mode, std::unique_ptr<File>* file) override {
@@ -137,6 +124,18 @@ class PosixEnv final : public Env {
 };
 
 }  // namespace
+
+void TouchPages(std::byte* address, size_t length, Access access) {
+  for (size_t at = 0; at < length; at += kPage) {
+    auto* const byte = reinterpret_cast<unsigned char*>(address + at);
+    if (access == Access::kWrite) {
+      // Atomic, because a read into a neighbouring part of the same slice may be under way.
+      __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
+    } else {
+      static_cast<void>(*static_cast<volatile unsigned char*>(byte));
+    }
+  }
+}
 
 Env* Env::Default() {
   static PosixEnv env;

@@ -1,7 +1,5 @@
-// How much of a file the page cache holds, in three ways, the best first:
-//  cachestat(2), Linux 6.5: exact and cheap, refused for files that we neither own nor can write;
-//  mincore(2) on a mapping: exact, says "all" for such files instead, so it is only asked for ours;
-//  preadv2(RWF_NOWAIT) of single pages: works for every readable file, but only a sample.
+#include "residency.hpp"
+
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -19,9 +17,8 @@
 #include "probe.hpp"
 
 namespace sllm {
-namespace {
 
-double FromCachestat(int descriptor, uint64_t offset, uint64_t length) {
+double ResidentByCachestat(int descriptor, uint64_t offset, uint64_t length) {
   constexpr long kCachestat = 451;  // the same number on every architecture
   struct {
     uint64_t offset, length;
@@ -34,6 +31,8 @@ double FromCachestat(int descriptor, uint64_t offset, uint64_t length) {
   return std::min(1.0, static_cast<double>(counts.cached) / static_cast<double>(pages));
 }
 
+namespace {
+
 // Since Linux 5.2 mincore answers "resident" about other people's files.
 bool MincoreIsTruthful(int descriptor) {
   struct stat status {};
@@ -43,7 +42,10 @@ bool MincoreIsTruthful(int descriptor) {
   return access(link.c_str(), W_OK) == 0;
 }
 
-double FromMincore(int descriptor, uint64_t offset, uint64_t length) {
+}  // namespace
+
+double ResidentByMincore(int descriptor, uint64_t offset, uint64_t length) {
+  if (!MincoreIsTruthful(descriptor)) return -1;
   const uint64_t begin = offset / kPage * kPage;
   const size_t size = static_cast<size_t>(offset + length - begin);
   void* const map = mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor,
@@ -58,7 +60,7 @@ double FromMincore(int descriptor, uint64_t offset, uint64_t length) {
   return static_cast<double>(cached) / static_cast<double>(pages.size());
 }
 
-double FromSample(int descriptor, uint64_t offset, uint64_t length) {
+double ResidentBySample(int descriptor, uint64_t offset, uint64_t length) {
   constexpr uint64_t kSamples = 64;
   const uint64_t samples = std::min(kSamples, (length + kPage - 1) / kPage);
   uint64_t cached = 0;
@@ -76,15 +78,11 @@ double FromSample(int descriptor, uint64_t offset, uint64_t length) {
   return static_cast<double>(cached) / static_cast<double>(samples);
 }
 
-}  // namespace
-
 double ResidentFraction(int descriptor, uint64_t offset, uint64_t length) {
   if (length == 0) return 1;
-  double fraction = FromCachestat(descriptor, offset, length);
-  if (fraction < 0 && MincoreIsTruthful(descriptor)) {
-    fraction = FromMincore(descriptor, offset, length);
-  }
-  if (fraction < 0) fraction = FromSample(descriptor, offset, length);
+  double fraction = ResidentByCachestat(descriptor, offset, length);
+  if (fraction < 0) fraction = ResidentByMincore(descriptor, offset, length);
+  if (fraction < 0) fraction = ResidentBySample(descriptor, offset, length);
   return fraction;
 }
 

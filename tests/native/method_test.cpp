@@ -1,9 +1,12 @@
 #include "method.hpp"
 
+#include <fcntl.h>
+
 #include <cerrno>
 
 #include "error.hpp"
 #include "probe.hpp"
+#include "residency.hpp"
 #include "support.hpp"
 
 namespace sllm {
@@ -97,6 +100,34 @@ TEST(Probing, ResidencyFollowsTheCache) {
   if (ProbeFile(file.path()).file_system == "tmpfs") GTEST_SKIP() << "tmpfs is the page cache";
   file.Evict();
   EXPECT_EQ(FileResidency(file.path()), 0.0);
+}
+
+// The fallbacks for kernels or files where the first way is refused agree with it.
+TEST(Probing, ThreeWaysToAskAgree) {
+  constexpr size_t kSize = size_t{16} << 20;
+  const TempFile file(RandomBytes(kSize));
+  if (ProbeFile(file.path()).file_system == "tmpfs") GTEST_SKIP() << "tmpfs is the page cache";
+  std::unique_ptr<File> opened;
+  ASSERT_EQ(Env::Default()->Open(file.path(), OpenMode::kBuffered, &opened), 0);
+  const int descriptor = opened->descriptor();
+  const auto expect_all = [&](double fraction) {
+    const double exact = ResidentByCachestat(descriptor, 0, kSize);
+    if (exact >= 0) {  // else the kernel is older than the call
+      EXPECT_EQ(exact, fraction);
+    }
+    EXPECT_EQ(ResidentByMincore(descriptor, 0, kSize), fraction);
+    const double sample = ResidentBySample(descriptor, 0, kSize);
+    if (sample >= 0) {  // else the file system cannot
+      EXPECT_EQ(sample, fraction);
+    }
+  };
+  expect_all(1.0);
+  file.Evict();
+  expect_all(0.0);
+  std::vector<std::byte> all(kSize);
+  ASSERT_EQ(opened->Read(all.data(), kSize, 0), static_cast<int64_t>(kSize));
+  posix_fadvise(descriptor, kSize / 2, 0, POSIX_FADV_DONTNEED);
+  expect_all(0.5);
 }
 
 TEST(Probing, TellsWhatIsWrongWithAPath) {

@@ -1,5 +1,7 @@
 #include "region.hpp"
 
+#include <sys/mman.h>
+
 #include <cerrno>
 #include <cstring>
 #include <thread>
@@ -30,6 +32,18 @@ TEST(Region, TouchChangesNoByte) {
   std::memcpy(memory->data(), data.data(), data.size());
   TouchInParallel(memory.get(), 4 * kMega);
   EXPECT_EQ(std::memcmp(memory->data(), data.data(), data.size()), 0);
+}
+
+TEST(Region, TouchingByHandMakesPagesPresentAndChangesNone) {
+  auto memory = Memory::Anonymous(Env::Default(), kMega, false);
+  memory->data()[5 * kPage] = std::byte{7};
+  TouchPages(memory->data(), kMega, Access::kWrite);
+  TouchPages(memory->data(), kMega, Access::kRead);
+  std::vector<unsigned char> present(kMega / kPage);
+  ASSERT_EQ(mincore(memory->data(), kMega, present.data()), 0);
+  for (const unsigned char page : present) EXPECT_EQ(page & 1, 1);
+  EXPECT_EQ(memory->data()[5 * kPage], std::byte{7});
+  EXPECT_EQ(memory->data()[6 * kPage], std::byte{0});
 }
 
 TEST(Region, EmptyHasAnAddress) {
