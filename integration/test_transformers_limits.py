@@ -96,7 +96,7 @@ def test_disable_mmap(model: Path, caplog: pytest.LogCaptureFixture) -> None:
 def test_more_than_fits_into_memory(
     model: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stock path maps the file, which needs no memory of its own."""
+    """The stock path reads from the mapped file what it uses, when it uses it."""
     expected = AutoModelForCausalLM.from_pretrained(model)
     monkeypatch.setattr("sllm_transformers.reading.available_bytes", lambda: 1000)
     with observed_loads() as records:
@@ -169,7 +169,7 @@ def test_overlapping_tensors(copy: Path) -> None:
         AutoModelForCausalLM.from_pretrained(copy)
 
 
-@pytest.mark.parametrize("method", ["direct", "buffered"])
+@pytest.mark.parametrize("method", ["auto", "direct", "buffered"])
 def test_damaged_prepared_model(model: Path, tmp_path: Path, method: str) -> None:
     """A flipped bit raises our error, not transformers' report of a failed conversion."""
     prepared = tmp_path / "prepared"

@@ -56,6 +56,7 @@ def _warn(message: str, error: SllmError) -> None:
 
 def start() -> None:
     """Do what the environment asks for."""
+    options = None
     try:
         options = options_from(os.environ.get("SLLM_TRANSFORMERS", ""))
         if options is not None:
@@ -63,12 +64,14 @@ def start() -> None:
 
             sllm_transformers.enable(**options)
     except SllmError as error:
+        options = None
         _warn("not enabled: %s", error)
     for directory in filter(None, os.environ.pop("SLLM_PREFETCH", "").split(os.pathsep)):
         try:
             import sllm
+            from sllm_transformers.switch import load_options
 
-            sllm.prefetch(directory)
+            sllm.prefetch(directory, options=load_options(options or {}))
         except SllmError as error:
             _warn("SLLM_PREFETCH: %s", error)
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sllm.checkpoint.base import Checkpoint, TensorInfo, View
 from sllm.errors import SllmError
-from sllm.loader import LazyCheckpoint, LoadOptions
+from sllm.loader import LazyCheckpoint
 from sllm_transformers.reading import start_reading
 from sllm_transformers.selection import Selection
+from sllm_transformers.switch import Options
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ class TensorSource:
         error: the first error that a read raised.
     """
 
-    def __init__(self, checkpoint: Checkpoint, selection: Selection, options: LoadOptions) -> None:
+    def __init__(self, checkpoint: Checkpoint, selection: Selection, options: Options) -> None:
         self.error: SllmError | None = None
         self._checkpoint = checkpoint
         self._selection = selection

@@ -6,14 +6,15 @@ from collections.abc import Set
 
 from sllm.checkpoint.base import Checkpoint
 from sllm.errors import LoadError
-from sllm.loader import Loading, LoadOptions
+from sllm.loader import Loading
 from sllm.loader.plan import make_plan
 from sllm.loader.prefetching import take
 from sllm.plugins import named
 from sllm_transformers.memory import available_bytes
+from sllm_transformers.switch import Options, load_options
 
 
-def start_reading(checkpoint: Checkpoint, names: Set[str], options: LoadOptions) -> Loading:
+def start_reading(checkpoint: Checkpoint, names: Set[str], options: Options) -> Loading:
     """Read `names` (a part or all of the checkpoint's) from now on.
 
     A prefetched read of the same files is joined even if it reads more than `names`.
@@ -33,17 +34,17 @@ def start_reading(checkpoint: Checkpoint, names: Set[str], options: LoadOptions)
         model=str(checkpoint.directory),
         source="file",
         device=named("sllm_devices", "cpu"),
-        options=options,
+        options=load_options(options),
     )
 
 
-def _check_memory(checkpoint: Checkpoint, names: Set[str], options: LoadOptions) -> None:
-    """A mapped file needs no memory of its own, a file that is read does.
+def _check_memory(checkpoint: Checkpoint, names: Set[str], options: Options) -> None:
+    """Reading ahead what cannot stay in memory helps nobody; the stock path reads what it uses.
 
     Raises:
         LoadError: what shall be read may not fit.
     """
-    if options.method != "auto":
+    if options.get("method", "auto") != "auto":
         return
     wanted = sum(info.nbytes for name, info in checkpoint.tensors.items() if name in names)
     available = available_bytes()

@@ -10,7 +10,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sllm.loader.base import LoadOptions
 
 Options = Mapping[str, Any]
 """Fields of `sllm.LoadOptions`, checked."""
@@ -40,6 +43,19 @@ def checked(options: Options) -> Options:
             raise OptionError(f"unknown option {name!r}", hint=f"use one of {', '.join(known)}")
     LoadOptions(**options)
     return dict(options)
+
+
+def load_options(options: Options) -> LoadOptions:
+    """What the loader is told, where the caller leaves the method open.
+
+    A process that starts has no memory that was touched before. Reading into fresh memory means
+    that the kernel first zeroes every page of it, which costs more than the read; pages of a
+    mapped file are filled by the read itself, and the next process finds them.
+    """
+    from sllm.loader.base import LoadOptions
+
+    method = options.get("method", "auto")
+    return LoadOptions(**{**options, "method": "map" if method == "auto" else method})
 
 
 def set_process_wide(options: Options | None) -> None:

@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sllm.errors import CorruptCheckpointError, SllmError
-from sllm.loader.base import LoadOptions
 from sllm_transformers.decline import reason_to_decline
 from sllm_transformers.files import checkpoint_of
 from sllm_transformers.lazy import TensorSource
 from sllm_transformers.selection import select
-from sllm_transformers.switch import active_options
+from sllm_transformers.switch import Options, active_options
 
 logger = logging.getLogger("sllm_transformers")
 
@@ -47,7 +46,7 @@ def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         if options is None:
             return original(*args, **kwargs)
         call = signature.bind(*args, **kwargs)
-        source = _open_source(call.arguments, LoadOptions(**options))
+        source = _open_source(call.arguments, options)
         if source is None:
             return original(*args, **kwargs)
         with source:
@@ -64,7 +63,7 @@ def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
     return load
 
 
-def _open_source(call: Mapping[str, Any], options: LoadOptions) -> TensorSource | None:
+def _open_source(call: Mapping[str, Any], options: Options) -> TensorSource | None:
     """Start reading what `call` needs; None, with the reason logged, leaves it to the stock path.
 
     Raises:

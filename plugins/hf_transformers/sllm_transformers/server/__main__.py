@@ -12,6 +12,7 @@ import click
 import sllm
 from sllm.errors import SllmError
 from sllm.trace import mark
+from sllm_transformers.switch import load_options
 
 logger = logging.getLogger("sllm_transformers")
 
@@ -46,7 +47,7 @@ def main(
     mark("transformers-started")
     try:
         # First of all: the weights are read while Python imports torch and transformers.
-        sllm.prefetch(directory)
+        sllm.prefetch(directory, options=load_options({}))
         run(
             directory,
             host,
