@@ -3,8 +3,8 @@
 Freshly allocated memory costs a page fault and a zeroed page for every 4 KiB at its first write.
 Filling parameters pays for that in the thread that copies, often more than the copy itself; doing
 it ahead on another core takes it off the critical path. Transparent huge pages would mean fewer
-faults, but the kernel may have to move memory about to make them, which was slower by far on a
-machine in use: see docs/vllm.md for the measurement.
+faults, but the kernel may have to move memory about to make them, which took longer than the faults
+on a machine whose memory was in use.
 """
 
 from __future__ import annotations
