@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from sllm.errors import SllmError
 from sllm_bench.load import cache
+from sllm_bench.plugin import bench as bench_group
 
 HERE = Path(__file__).resolve().parent
 STUCK = "bench_contenders:Stuck"
@@ -150,6 +152,17 @@ def test_table_markdown_and_plot(run: Any) -> None:
         assert label in done.stdout
         assert f"| {label} |" in markdown
     assert (folder / "result.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_saved_result_is_shown_again(run: Any) -> None:
+    done, _, folder = run
+    path = str(folder / "result.json")
+    again = CliRunner().invoke(bench_group, ["show", path])
+    assert again.output == done.stdout
+    markdown = CliRunner().invoke(bench_group, ["show", path, "--markdown"])
+    assert markdown.output == (folder / "result.md").read_text()
+    other = CliRunner().invoke(bench_group, ["show", __file__])
+    assert isinstance(other.exception, SllmError)
 
 
 def test_json_on_standard_output_is_alone_there(every_dtype: Path) -> None:

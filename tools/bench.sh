@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Measure loading against other loaders: on this disk, and on a fast tier (ext4 on a loop device over
-# memory, root only). Results: benchmarks/results/{disk,fast}.{json,png,md} and README.md there.
+# memory, root only). Results: benchmarks/results/{disk,fast}.{json,png} and README.md there.
 #
 # BENCH_SIZE=1.5b  BENCH_FAST_SIZE=1b  model sizes of `sllm bench make-model`
+# BENCH_TIERS="disk fast"              which of the two
 # BENCH_ROUNDS=5   rounds per mode
 # BENCH_OPTIONS=   more options for `sllm bench load`, e.g. --drop-caches
 # TORCH_INDEX=URL  a package index to look for PyTorch on (say, one with CPU builds)
@@ -13,6 +14,7 @@ MAKER=${VENV:-.venv}/bin/sllm
 ENVIRONMENT=.venv-bench
 SIZE=${BENCH_SIZE:-1.5b}
 FAST_SIZE=${BENCH_FAST_SIZE:-1b}
+TIERS=${BENCH_TIERS:-disk fast}
 ROUNDS=${BENCH_ROUNDS:-5}
 RESULTS=benchmarks/results
 failed=0
@@ -47,7 +49,7 @@ measure() {
     echo "== $1: $(du -sh "$2" | cut -f1) on $(df --output=fstype,source "$2" | tail -1)"
     # shellcheck disable=SC2086 - options are words
     "$ENVIRONMENT/bin/sllm" bench load "$2" --rounds "$ROUNDS" --json "$RESULTS/$1.json" \
-        --plot "$RESULTS/$1.png" --markdown "$RESULTS/$1.md" ${BENCH_OPTIONS:-} || failed=1
+        --plot "$RESULTS/$1.png" ${BENCH_OPTIONS:-} || failed=1
 }
 
 image='' device='' mounted=''
@@ -89,16 +91,16 @@ fast_tier() {
 summary() {
     echo "# Loading, measured"
     echo
-    echo "Written by \`make bench\`; docs/benchmarks.md says how to read it. Last run: $(date -u +%F)."
+    echo "Written by \`make bench\`; docs/benchmarks.md says how to read it."
     for name in disk fast; do
-        [ -f "$RESULTS/$name.md" ] || continue
+        [ -f "$RESULTS/$name.json" ] || continue
         echo
         case $name in
             disk) echo "## This machine's disk" ;;
             fast) echo "## A fast tier: ext4 on a loop device over memory" ;;
         esac
         echo
-        cat "$RESULTS/$name.md"
+        "$ENVIRONMENT/bin/sllm" bench show --markdown "$RESULTS/$name.json"
         echo
         echo "![$name]($name.png)"
     done
@@ -106,11 +108,15 @@ summary() {
 
 install
 mkdir -p "$RESULTS" .models
-rm -f "$RESULTS"/{disk,fast}.{json,md,png}
-measure disk "$(model "$SIZE")"
-fast_tier
+for tier in $TIERS; do
+    rm -f "$RESULTS/$tier".{json,png}
+    case $tier in
+        disk) measure disk "$(model "$SIZE")" ;;
+        fast) fast_tier ;;
+        *) echo "no tier called $tier: disk or fast" >&2; exit 2 ;;
+    esac
+done
 take_down
 summary >"$RESULTS/README.md"
-rm -f "$RESULTS"/{disk,fast}.md
 echo "== results: $RESULTS/README.md"
 exit "$failed"

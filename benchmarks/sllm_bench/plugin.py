@@ -72,6 +72,16 @@ def load(directory: Path, **options: Any) -> None:
     command.run(directory, **options)
 
 
+@bench.command("show")
+@click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--markdown", is_flag=True, help="Print Markdown instead of a table.")
+def show(result: Path, markdown: bool) -> None:
+    """Print a result that `sllm bench load --json` wrote."""
+    from sllm_bench.load import command
+
+    command.show(result, markdown=markdown)
+
+
 @bench.command("make-model")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--arch", default="llama", show_default=True)

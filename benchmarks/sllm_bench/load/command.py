@@ -19,6 +19,7 @@ from sllm_bench.load import cache, machine, plot, report, suite
 from sllm_bench.load.contenders import resolve
 from sllm_bench.load.contenders.base import Mode
 from sllm_bench.load.model import ModelFiles
+from sllm_bench.load.results import SCHEMA
 
 _WIDTH = 150
 
@@ -80,6 +81,28 @@ def run(
         click.echo(f"error: {failure}", err=True)
     if failures:
         sys.exit(1)
+
+
+def show(path: Path, *, markdown: bool) -> None:
+    """Print a saved result.
+
+    Raises:
+        OptionError: the file is no such result.
+    """
+    try:
+        result = json.loads(path.read_text())
+        schema = result["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise OptionError(
+            f"{path} is no result of a measurement",
+            hint="sllm bench load DIR --json FILE writes one",
+        ) from error
+    if schema != SCHEMA:
+        raise OptionError(f"{path} has schema {schema}, not {SCHEMA}", hint="measure again")
+    if markdown:
+        click.echo(report.as_markdown(result), nl=False)
+    else:
+        report.print_table(result, _wide(Console()))
 
 
 def _wide(console: Console) -> Console:
