@@ -36,11 +36,16 @@ bool ReadCursor::Advance(int64_t result, const std::string& path) {
   if (resume > at_) {
     at_ = resume;
     stalls_ = 0;
+    came_empty_ = false;
     return false;
   }
   // Nothing gained. At a true end of file asking again yields the same; ask once more, because a
   // signal may also have cut a direct read below one page.
-  if (++stalls_ < 2) return false;
+  ++stalls_;
+  if (!came_empty_) {
+    came_empty_ = true;
+    return false;
+  }
   throw IoError(EIO, path,
                 "file ends at offset " + std::to_string(reached) + ", expected size " +
                     std::to_string(file_size_) + ": it was truncated while being read");

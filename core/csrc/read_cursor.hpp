@@ -41,6 +41,7 @@ class ReadCursor {
   bool direct_;
   uint64_t at_;
   unsigned stalls_ = 0;
+  bool came_empty_ = false;  // the last read gained nothing, without an error
 };
 
 }  // namespace sllm

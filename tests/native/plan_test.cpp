@@ -123,6 +123,14 @@ TEST_F(Cursor, RepeatsWhatPassesAndReportsWhatStays) {
       for (int i = 0; i < 1000; ++i) stuck.Advance(-EAGAIN, "f"), IoError);
 }
 
+TEST_F(Cursor, AnInterruptionIsNoEnd) {
+  ReadCursor cursor = Direct(4 * kPage);
+  EXPECT_FALSE(cursor.Advance(-EINTR, "f"));
+  EXPECT_FALSE(cursor.Advance(512, "f"));  // a signal cut it below a page
+  EXPECT_FALSE(cursor.Advance(kPage, "f"));
+  EXPECT_TRUE(cursor.Advance(2 * kPage, "f"));
+}
+
 TEST_F(Cursor, AnEarlyEndIsAnErrorThatSaysWhere) {
   for (const bool direct : {false, true}) {
     ReadCursor cursor = direct ? Direct(4 * kPage) : Buffered();
