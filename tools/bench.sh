@@ -72,7 +72,7 @@ fast_tier() {
     done
     source=$(model "$FAST_SIZE")
     nbytes=$(du -sb "$source" | cut -f1)
-    available=$(awk '/^MemAvailable:/ { printf "%d", $2 * 1024 }' /proc/meminfo)
+    available=$(($(awk '/^MemAvailable:/ { print $2 }' /proc/meminfo) * 1024))
     if [ "$available" -lt $((nbytes * 6)) ]; then
         echo "== fast: left out, needs $((nbytes * 6 >> 30)) GiB of memory, $((available >> 30)) GiB free"
         return
