@@ -16,7 +16,13 @@ from samples import assert_same, bits, random_tensor
 
 import sllm
 from sllm import _native
-from sllm.errors import CorruptCheckpointError, LoadCancelledError, LoadError, OptionError
+from sllm.errors import (
+    ChecksumError,
+    CorruptCheckpointError,
+    LoadCancelledError,
+    LoadError,
+    OptionError,
+)
 from sllm.hookspecs import hookimpl
 from sllm.interfaces import Device
 from sllm.loader import LoadOptions, LoadRecord
@@ -31,6 +37,11 @@ METHODS = [
 ]
 
 
+def cold(directory: Path) -> None:
+    for file in directory.glob("*.safetensors"):
+        _native.evict(str(file))
+
+
 def stock(directory: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(directory.glob("*.safetensors")):
@@ -38,13 +49,12 @@ def stock(directory: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("cold", [False, True])
+@pytest.mark.parametrize("evicted", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_equals_safetensors(every_dtype: Path, method: str, cold: bool) -> None:
+def test_every_method_equals_safetensors(every_dtype: Path, method: str, evicted: bool) -> None:
     theirs = stock(every_dtype)
-    if cold:
-        for file in every_dtype.glob("*.safetensors"):
-            _native.evict(str(file))
+    if evicted:
+        cold(every_dtype)
     assert_same(sllm.load(every_dtype, options=LoadOptions(method=method)), theirs)
 
 
@@ -83,6 +93,44 @@ def test_a_selection_reads_only_itself(every_dtype: Path, picks: set[int], metho
         assert_same({name: loading.tensor(name) for name in names}, wanted)
         record = loading.wait()
     assert record.nbytes == sum(tensor.nbytes for tensor in wanted.values())
+
+
+@pytest.mark.parametrize(
+    ("verify", "method", "compared"),
+    [
+        ("auto", "buffered", True),
+        ("auto", "map", False),
+        ("always", "map", True),
+        ("never", "buffered", False),
+    ],
+)
+def test_checksums_are_compared_as_asked(
+    every_dtype: Path,
+    tmp_path: Path,
+    records: list[LoadRecord],
+    verify: str,
+    method: str,
+    compared: bool,
+) -> None:
+    sllm.convert(every_dtype, tmp_path / "prepared")
+    sllm.load(tmp_path / "prepared", options=LoadOptions(method=method, verify=verify))
+    assert {file.verified for file in records[-1].files} == {compared}
+
+
+def test_damage_is_found_while_loading_and_names_the_tensor(
+    every_dtype: Path, tmp_path: Path
+) -> None:
+    sllm.convert(every_dtype, tmp_path / "prepared")
+    large = sllm.read_checkpoint(tmp_path / "prepared").tensors["large"]
+    file = tmp_path / "prepared" / large.file
+    with file.open("r+b") as handle:
+        handle.seek(large.offset + 1000)
+        byte = handle.read(1)[0]
+        handle.seek(large.offset + 1000)
+        handle.write(bytes([byte ^ 1]))
+    cold(tmp_path / "prepared")
+    with pytest.raises(ChecksumError, match="large"):
+        sllm.load(tmp_path / "prepared", options=LoadOptions(verify="always"))
 
 
 def test_a_stream_yields_every_tensor_once_in_file_order(every_dtype: Path) -> None:

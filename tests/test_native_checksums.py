@@ -75,7 +75,7 @@ def test_of_files_that_are_none(tmp_path: Path) -> None:
 
 def load(path: Path, size: int, sums: list[int], extents: list[tuple[int, int]], method: str):
     request = _native.FileRequest(
-        str(path), size, extents, method=method, chunk_size=CHUNK, crc32c=sums, verify=True
+        str(path), size, extents, method=method, chunk_size=CHUNK, crc32c=sums, verify="always"
     )
     job = _native.LoadJob([request], block_size=65536)
     job.start()
@@ -139,4 +139,4 @@ def test_checksums_must_fit_the_file(sample: tuple[Path, bytes, list[int]]) -> N
     with pytest.raises(ValueError, match="checksums for"):
         load(path, len(data), sums[1:], [(0, len(data))], "auto")
     with pytest.raises(ValueError, match="chunk size"):
-        _native.FileRequest(str(path), len(data), [], crc32c=sums, verify=True)
+        _native.FileRequest(str(path), len(data), [], crc32c=sums, verify="always")

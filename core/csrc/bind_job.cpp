@@ -24,10 +24,18 @@ namespace {
 // Between two of these a waiting main thread answers Ctrl-C.
 constexpr std::chrono::milliseconds kSignalCheck{50};
 
+Verify ParseVerify(const std::string& name) {
+  if (name == "auto") return Verify::kCopied;
+  if (name == "always") return Verify::kAlways;
+  if (name == "never") return Verify::kNever;
+  throw std::invalid_argument("unknown verify '" + name + "'; use auto, always or never");
+}
+
 FileRequest MakeRequest(nb::handle path, uint64_t expected_size,
                         const std::vector<std::pair<uint64_t, uint64_t>>& extents,
                         const std::string& method, uint64_t chunk_size,
-                        std::vector<uint32_t> crc32c, bool verify, std::shared_ptr<Region> into) {
+                        std::vector<uint32_t> crc32c, const std::string& verify,
+                        std::shared_ptr<Region> into) {
   FileRequest request;
   request.path = FsPath(path);
   request.expected_size = expected_size;
@@ -41,7 +49,7 @@ FileRequest MakeRequest(nb::handle path, uint64_t expected_size,
   request.method = *parsed;
   request.chunk_size = chunk_size;
   request.crc32c = std::move(crc32c);
-  request.verify = verify;
+  request.verify = ParseVerify(verify);
   request.into = std::move(into);
   CheckRequest(request);
   return request;
@@ -96,7 +104,7 @@ void BindRecords(nb::module_& module) {
   nb::class_<FileRequest>(module, "FileRequest", "One file of a load; see LoadJob.")
       .def(nb::new_(&MakeRequest), "path"_a, "expected_size"_a, "extents"_a, nb::kw_only(),
            "method"_a = "auto", "chunk_size"_a = 0, "crc32c"_a = nb::make_tuple(),
-           "verify"_a = false, "into"_a = nb::none());
+           "verify"_a = "auto", "into"_a = nb::none());
 
   nb::class_<FileStats>(module, "FileStats", "How one file was read; times in seconds.")
       .def_ro("method", &FileStats::method)

@@ -22,7 +22,7 @@ void CheckRequest(const FileRequest& request) {
            " needed (the file's size rounded up to 4096)");
     }
   }
-  if (request.verify && !request.crc32c.empty() && request.chunk_size == 0) {
+  if (request.verify != Verify::kNever && !request.crc32c.empty() && request.chunk_size == 0) {
     fail("checksums without a chunk size");
   }
 }
@@ -32,7 +32,7 @@ FileTask::FileTask(FileRequest request_in, uint64_t block_size)
       blocks(PlanBlocks(request.extents, request.expected_size, block_size)),
       block_done(blocks.size(), false) {
   CheckRequest(request);
-  if (request.verify && !request.crc32c.empty()) {
+  if (request.verify != Verify::kNever && !request.crc32c.empty()) {
     sums = std::make_unique<ChunkSums>(request.path, request.expected_size, request.chunk_size,
                                        request.crc32c, blocks);
   }
@@ -58,6 +58,7 @@ void FileTask::Prepare(const Setup& setup) {
   CheckSize();
   choice = ChooseMethod({setup.env, request.path, cached.get(), blocks, request.method,
                          request.into == nullptr, setup.ring_error});
+  if (choice.method == Method::kMap && request.verify == Verify::kCopied) sums.reset();
   const Busy busy(&allocate_clock);
   if (request.into) {
     region = request.into;

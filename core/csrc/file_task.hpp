@@ -16,6 +16,10 @@
 
 namespace sllm {
 
+// When checksums are compared: while bytes are copied anyway, or also where that takes a pass of its
+// own (over a mapping).
+enum class Verify { kNever, kCopied, kAlways };
+
 struct FileRequest {
   std::string path;
   uint64_t expected_size = 0;
@@ -23,7 +27,7 @@ struct FileRequest {
   Method method = Method::kAuto;
   uint64_t chunk_size = 0;
   std::vector<uint32_t> crc32c;
-  bool verify = false;
+  Verify verify = Verify::kNever;
   std::shared_ptr<Region> into;
 };
 

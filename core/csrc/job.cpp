@@ -286,7 +286,7 @@ std::vector<FileStats> Job::Stats() const {
       stats.allocate_seconds = task->allocate_clock.seconds();
       stats.read_seconds = task->read_clock.seconds();
       stats.verify_seconds = task->verify_clock.seconds();
-      stats.verified = task->finished && task->request.verify &&
+      stats.verified = task->finished && task->request.verify != Verify::kNever &&
                        (task->request.expected_size == 0 ||
                         (task->sums && task->sums->complete()));
     }

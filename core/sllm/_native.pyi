@@ -40,6 +40,8 @@ class FileRequest:
     extents are undefined for anonymous regions).
     expected_size: the file must have just this size, else ShortRead/size error (OSError EIO text).
     chunk_size, crc32c: per-chunk checksums of the whole file; compared for chunks read in full.
+    verify: "auto" compares while bytes are copied anyway, "always" also in a pass of its own over
+    a mapping, "never" not at all.
     into: read into this region (>= the file's size rounded up to 4096) instead of allocating.
     """
 
@@ -52,7 +54,7 @@ class FileRequest:
         method: str = "auto",
         chunk_size: int = 0,
         crc32c: Sequence[int] = (),
-        verify: bool = False,
+        verify: str = "auto",
         into: Region | None = None,
     ) -> None: ...
 

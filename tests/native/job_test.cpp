@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <thread>
+#include <tuple>
 
 #include "crc32c.hpp"
 #include "error.hpp"
@@ -43,7 +44,7 @@ TEST_P(EveryMethod, ReadsEverySizeExactly) {
     for (const bool cold : {false, true}) {
       if (cold) file.Evict();
       FileRequest request = Request(file.path(), size, {{0, size}}, GetParam());
-      request.verify = true;
+      request.verify = Verify::kAlways;
       request.chunk_size = 10000;
       request.crc32c = sums;
       Job job({request}, Small());
@@ -109,11 +110,30 @@ TEST_P(EveryMethod, ReadsManyFilesInOrder) {
   EXPECT_THROW(RegionOf(&job, 0), std::logic_error);
 }
 
+TEST(Job, BytesThatNobodyCopiesAreNotComparedUnlessAsked) {
+  const uint64_t size = 2 * kBlock;
+  const TempFile file(RandomBytes(size));
+  for (const auto& [verify, method, compared] :
+       {std::tuple{Verify::kCopied, Method::kMap, false},
+        std::tuple{Verify::kCopied, Method::kBuffered, true},
+        std::tuple{Verify::kAlways, Method::kMap, true},
+        std::tuple{Verify::kNever, Method::kBuffered, false}}) {
+    FileRequest request = Request(file.path(), size, {{0, size}}, method);
+    request.verify = verify;
+    request.chunk_size = kBlock;
+    request.crc32c = FileChunkSums(Env::Default(), file.path(), kBlock, 1, {});
+    Job job({request}, Small());
+    job.Start();
+    ASSERT_TRUE(job.Wait(Soon()));
+    EXPECT_EQ(job.Stats()[0].verified, compared);
+  }
+}
+
 TEST_P(EveryMethod, WrongBytesAreNotDelivered) {
   const uint64_t size = 8 * kBlock;
   auto data = RandomBytes(size);
   FileRequest request = Request("", size, {{0, size}}, GetParam());
-  request.verify = true;
+  request.verify = Verify::kAlways;
   request.chunk_size = 3 * kBlock;
   {
     const TempFile good(data);

@@ -33,14 +33,23 @@ def _checksum_error(error: _native.ChecksumMismatch, files: Mapping[str, DataFil
     tensors: list[str] = []
     if file is not None and file.checksums is not None:
         end = offset + file.checksums.chunk_size
-        tensors = [t.name for t in file.tensors if t.offset < end and t.end > offset]
+        hit = [t for t in file.tensors if t.nbytes and t.offset < end and t.end > offset]
+        # The largest first: of a chunk that many share, it is the likeliest to be damaged.
+        hit.sort(key=lambda tensor: tensor.nbytes, reverse=True)
+        tensors = [tensor.name for tensor in hit]
     return ChecksumError(
         f"chunk {chunk} has CRC32C {actual:#010x}, the manifest says {expected:#010x}",
         path=path,
-        tensor=", ".join(tensors[:3]) or None,
+        tensor=_few(tensors),
         offset=offset,
         hint="the file is damaged: convert the model again or restore it from its source",
     )
+
+
+def _few(names: list[str]) -> str | None:
+    """The first three, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more or None
 
 
 @contextmanager

@@ -22,15 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def _compares(plan: FilePlan, options: LoadOptions) -> bool:
-    """Whether checksums are compared: with `auto` not where it would take a pass of its own."""
-    if options.verify != "auto":
-        return options.verify == "always"
-    return options.method != "map" and _native.residency(str(plan.file.path)) < 0.5
-
-
 def _request(plan: FilePlan, options: LoadOptions) -> _native.FileRequest:
-    sums = None if options.verify == "never" else plan.file.checksums
+    sums = plan.file.checksums
     return _native.FileRequest(
         str(plan.file.path),
         plan.file.size,
@@ -38,7 +31,7 @@ def _request(plan: FilePlan, options: LoadOptions) -> _native.FileRequest:
         method=options.method,
         chunk_size=sums.chunk_size if sums else 0,
         crc32c=sums.crc32c if sums else (),
-        verify=_compares(plan, options),
+        verify=options.verify,
     )
 
 
