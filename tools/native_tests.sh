@@ -4,6 +4,8 @@
 # Needs cmake, ninja and GoogleTest (Debian: libgtest-dev). Build folders: build/native-*.
 set -eu
 cd "$(dirname "$0")/.."
+# `make setup` puts cmake and ninja there, for machines without their own.
+PATH=$PATH:$PWD/.venv/bin
 
 one() {
     name=$1 sanitizer=$2

@@ -21,7 +21,7 @@ fi
 pip() { quiet "$VENV/bin/python" -m pip "$@"; }
 quiet() { "$@" 2> >(grep -v '^WARNING: Location' >&2); }
 
-pip install -q packaging "scikit-build-core>=1.0" "nanobind>=2.9"
+pip install -q packaging cmake ninja "scikit-build-core>=1.0" "nanobind>=2.9"
 # Without a GPU the CPU build of PyTorch is right, and must be there before anything asks for torch.
 if ! command -v nvidia-smi >/dev/null; then
     pip install -q ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch==2.13.0
