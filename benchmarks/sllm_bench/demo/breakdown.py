@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sllm_bench.demo.serving import Answer, lines
+from sllm.errors import EngineError
+from sllm_bench.demo.serving import ENGINE_LOGS, RECORDS, TRACE, Answer, lines
 
 PROCESSES = ("API server", "engine core", "worker")
 
@@ -21,19 +22,22 @@ class Row:
 
 
 def _logged(log: str, pattern: str) -> float:
+    """The number that vLLM logged; an error if it did not, rather than a zero nobody measured."""
     found = re.search(pattern, log)
-    return float(found[1]) if found else 0.0
+    if found is None:
+        raise EngineError(f"vLLM's log has no line like {pattern!r}; did its wording change?")
+    return float(found[1])
 
 
 def _weights(folder: Path, log: str, nbytes: int) -> Row:
     seconds = _logged(log, r"Loading weights took ([\d.]+) s")
-    records = [record for path in folder.rglob("loads.jsonl") for record in lines(path)]
+    records = lines(folder / RECORDS)
     if records:
-        record = records[-1]
+        (record,) = records
         methods = "+".join(sorted({file["method"] for file in record["files"]}))
         remark = f"read from {record['tier']} by {methods} at {record['bandwidth'] / 1e9:.2f} GB/s"
     else:
-        remark = f"{nbytes / 1e9 / seconds:.2f} GB/s" if seconds else ""
+        remark = f"{nbytes / 1e9 / max(seconds, 0.01):.2f} GB/s"
     return Row("weights, until they are in the model", seconds, remark)
 
 
@@ -44,12 +48,18 @@ def rows(folder: Path, answer: Answer, nbytes: int) -> list[Row]:
         folder: what `served` wrote to.
         answer: of the first request.
         nbytes: size of the weights.
+
+    Raises:
+        EngineError: a phase left no trace.
     """
-    log = "\n".join(path.read_text(errors="replace") for path in folder.rglob("engine.log"))
-    marks = [m for m in lines(folder / "trace.jsonl") if m["event"] == "vllm-plugins"]
+    (log_file,) = (folder / ENGINE_LOGS).iterdir()
+    log = log_file.read_text(errors="replace")
+    marks = [m for m in lines(folder / TRACE) if m["event"] == "vllm-plugins"]
+    if len(marks) != len(PROCESSES):
+        raise EngineError(f"{len(marks)} processes of vLLM were seen, expected {PROCESSES}")
     found = [
         Row(f"{name}: process and imports", mark["age"])
-        for name, mark in zip(PROCESSES, marks, strict=False)
+        for name, mark in zip(PROCESSES, marks, strict=True)
     ]
     found.append(Row("model built, empty", _logged(log, r"Initializing model took ([\d.]+) s")))
     found.append(_weights(folder, log, nbytes))

@@ -20,6 +20,9 @@ from sllm.errors import EngineError
 READY = re.compile(r"ready on (http://\S+)")
 STOP_SECONDS = 60
 
+# What `served` leaves in its folder.
+TRACE, RECORDS, ROUTER_LOG, ENGINE_LOGS = "trace.jsonl", "records.jsonl", "router.log", "engines"
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -40,11 +43,16 @@ class Answer:
 def served(model: Path, options: Mapping[str, str], folder: Path) -> Iterator[str]:
     """Run `sllm serve` with vLLM; yields its URL. Logs, marks and records go to `folder`."""
     argv = [sys.executable, "-m", "sllm", "serve", f"demo={model}", "--engine", "vllm"]
-    argv += ["--port", "0", "--log-dir", str(folder)]
+    argv += ["--port", "0", "--log-dir", str(folder / ENGINE_LOGS)]
     for name, value in options.items():
         argv += ["-o", f"{name}={value}"]
-    environment = {**os.environ, "SLLM_TRACE": str(folder / "trace.jsonl"), "PYTHONUNBUFFERED": "1"}
-    with (folder / "router.log").open("w") as log:
+    environment = {
+        **os.environ,
+        "SLLM_TRACE": str(folder / TRACE),
+        "SLLM_RECORDS": str(folder / RECORDS),
+        "PYTHONUNBUFFERED": "1",
+    }
+    with (folder / ROUTER_LOG).open("w") as log:
         process = subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
         )
@@ -64,7 +72,7 @@ def _url(process: subprocess.Popen[str], folder: Path) -> str:
     for line in process.stdout:
         if found := READY.search(line):
             return found[1]
-    raise EngineError(f"`sllm serve` ended: {(folder / 'router.log').read_text()[-2000:]}")
+    raise EngineError(f"`sllm serve` ended: {(folder / ROUTER_LOG).read_text()[-2000:]}")
 
 
 def ask(url: str, question: str, tokens: int) -> Answer:
