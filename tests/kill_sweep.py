@@ -98,7 +98,9 @@ def main(work: Path, kills: int, seed: int, mode: str) -> None:
         sys.settrace(None)
         # Each line of the code that changes names, and lines anywhere.
         every = where == STAGING
-        limits = range(1, counter[0] + 40) if every else chooser.sample(range(1, counter[0]), kills)
+        points = range(1, counter[0])
+    chosen = chooser.sample(points, min(kills, len(points)))
+    limits = range(1, counter[0] + 40) if every else chosen
         points += [(limit, where) for limit in limits]
     seen: Counter[str] = Counter()
     old: dict[str, bytes] | None = contents[1]

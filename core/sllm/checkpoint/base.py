@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 STORAGE_PREFIX = "sllm.storage."
@@ -110,6 +110,11 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     views: Mapping[str, View] = field(default_factory=dict)
     prepared: bool = False
+
+    def moved_to(self, directory: Path) -> Checkpoint:
+        """The same checkpoint after its directory was renamed."""
+        files = {name: replace(file, path=directory / name) for name, file in self.files.items()}
+        return replace(self, directory=directory, files=files)
 
     @property
     def nbytes(self) -> int:

@@ -88,8 +88,9 @@ def convert(
         write_index(directory, files)
         copy_companions(others, source.directory, directory)
         write_manifest(directory, files, source.views, origin)
-        read_prepared(directory)  # before anything is replaced by it
-    return read_checkpoint(destination)
+        written = read_prepared(directory)  # before anything is replaced by it
+    # Not read again from there: another run may have replaced it by now.
+    return written.moved_to(destination)
 
 
 def _resolve(path: Path) -> Path:

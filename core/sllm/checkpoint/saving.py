@@ -23,7 +23,6 @@ from sllm.checkpoint.output import (
     write_index,
     write_manifest,
 )
-from sllm.checkpoint.reading import read_checkpoint
 from sllm.checkpoint.sharing import Storing, check_storable, names_to_avoid, plan_storing
 from sllm.checkpoint.staging import staged
 from sllm.checkpoint.writer import ChunkWriter
@@ -91,8 +90,9 @@ def save(
         _write_configs(module, config, staging)
         origin = {"name": type(state_dict_or_module).__name__, "files": {}}
         write_manifest(staging, files, storing.views, origin)
-        read_prepared(staging)  # before anything is replaced by it
-    return read_checkpoint(destination)
+        written = read_prepared(staging)  # before anything is replaced by it
+    # Not read again from there: another run may have replaced it by now.
+    return written.moved_to(destination)
 
 
 def _state(source: Any) -> tuple[Mapping[Any, Any], Any]:

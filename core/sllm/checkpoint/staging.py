@@ -106,20 +106,32 @@ def _create(destination: Path) -> tuple[Path, int]:
 
 
 def _commit(new: Path, destination: Path, overwrite: bool) -> None:
-    if overwrite and destination.is_dir() and list_directory(destination):
-        if not _exchange(new, destination):
-            old = destination.with_name(new.name.replace(".sllm-new-", ".sllm-old-"))
-            destination.rename(old)
-            try:
-                new.rename(destination)
-            except BaseException:
-                old.rename(destination)
+    while True:
+        if overwrite and destination.is_dir() and list_directory(destination):
+            _replace(new, destination)
+            break
+        try:
+            new.rename(destination)
+            break
+        except OSError as error:
+            # Another run came first. To be overwritten means by us, if we end last.
+            if not overwrite or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            sync_directory(destination.parent)
-            remove(old)
-    else:
-        new.rename(destination)  # fails if something came to be there meanwhile
     sync_directory(destination.parent)
+
+
+def _replace(new: Path, destination: Path) -> None:
+    if _exchange(new, destination):
+        return
+    old = destination.with_name(new.name.replace(".sllm-new-", ".sllm-old-"))
+    destination.rename(old)
+    try:
+        new.rename(destination)
+    except BaseException:
+        old.rename(destination)
+        raise
+    sync_directory(destination.parent)
+    remove(old)
 
 
 def _exchange(one: Path, other: Path) -> bool:
