@@ -98,7 +98,7 @@ def main(work: Path, kills: int, seed: int, mode: str) -> None:
         sys.settrace(None)
         # Each line of the code that changes names, and lines anywhere.
         every = where == STAGING
-            somewhere = chooser.sample(range(1, counter[0]), min(kills, counter[0] - 1))
+        somewhere = chooser.sample(range(1, counter[0]), min(kills, counter[0] - 1))
         limits = range(1, counter[0] + 40) if every else somewhere
         points += [(limit, where) for limit in limits]
     seen: Counter[str] = Counter()
