@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,6 +75,7 @@ class VllmProcess:
 
     def __init__(self, log: Path, environment: Mapping[str, str] | None = None) -> None:
         self._log = log
+        self._scratch = tempfile.TemporaryDirectory(prefix="sllm-")
         results, theirs = os.pipe()
         self._results = os.fdopen(results)
         with log.open("wb") as output:
@@ -85,7 +87,13 @@ class VllmProcess:
                 text=True,
                 pass_fds=[theirs],
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    # vLLM leaves sockets in the folder for temporary files.
+                    "TMPDIR": self._scratch.name,
+                    **(environment or {}),
+                },
             )
         os.close(theirs)
 
@@ -134,3 +142,4 @@ class VllmProcess:
             self._process.wait(20)
         end_group(self._process)
         self._results.close()
+        self._scratch.cleanup()

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -76,8 +77,10 @@ class Server:
 @contextmanager
 def serving(model: Path, log: Path, options: Mapping[str, str], **env: str) -> Iterator[Server]:
     """A server, and nothing of it left afterwards."""
-    with no_shared_memory_left():
-        server = Server(model, log, options, **env)
+    # vLLM leaves sockets in the folder for temporary files.
+    scratch = tempfile.TemporaryDirectory(prefix="sllm-")
+    with scratch as folder, no_shared_memory_left():
+        server = Server(model, log, options, TMPDIR=folder, **env)
         try:
             yield server
         finally:
