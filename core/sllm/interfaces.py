@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import torch
 
-    from sllm.loader.base import LoadRecord
-
 
 @runtime_checkable
 class Source(Protocol):
@@ -226,9 +224,3 @@ class PlacementPolicy(Protocol):
     def decide(self, state: PlacementState) -> Decision:
         """Choose for `state.model`."""
         ...
-
-
-class LoadObserver(Protocol):
-    """Anything that wants load records."""
-
-    def __call__(self, record: LoadRecord) -> None: ...

@@ -60,22 +60,6 @@ FROM_TORCH: dict[str, str] = {torch: name for name, torch in TORCH_NAMES.items()
 """The inverse of `TORCH_NAMES`."""
 
 
-def torch_name(dtype: str, *, tensor: str | None = None) -> str:
-    """The name torch has for a safetensors dtype, e.g. ``"bfloat16"`` for ``"BF16"``.
-
-    Raises:
-        UnsupportedFormatError: torch has no such dtype (the 6-bit floats).
-    """
-    try:
-        return TORCH_NAMES[dtype]
-    except KeyError:
-        raise UnsupportedFormatError(
-            f"torch has no dtype for {dtype}",
-            tensor=tensor,
-            hint="read the tensor's bytes instead",
-        ) from None
-
-
 def torch_shape(dtype: str, shape: Sequence[int], *, tensor: str | None = None) -> tuple[int, ...]:
     """The shape of the torch tensor that holds a stored one.
 

@@ -39,11 +39,11 @@ def _start(
     source: str,
     model: str,
     *,
-    names: Collection[str] | None,
     device: str,
     options: LoadOptions | None,
-    prefetch_files: int,
-    pool: _native.RegionPool | None,
+    names: Collection[str] | None = None,
+    prefetch_files: int = 0,
+    pool: _native.RegionPool | None = None,
 ) -> Loading:
     return Loading(
         make_plan(read_checkpoint(path), names),
@@ -155,14 +155,5 @@ def prefetch(model: str | Path, *, device: str = "cpu", options: LoadOptions | N
         CheckpointError: the checkpoint cannot be used.
     """
     path, source = resolve(model)
-    loading = _start(
-        path,
-        source,
-        str(model),
-        names=None,
-        device=device,
-        options=options,
-        prefetch_files=0,
-        pool=None,
-    )
+    loading = _start(path, source, str(model), device=device, options=options)
     prefetching.offer(path, device, loading)
